@@ -1,0 +1,71 @@
+// What an operation is: one class, five answers. Attributes are plain members.
+#pragma once
+#include <concepts>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "binade/core/tensor/tensor.h"
+
+namespace binade {
+
+// What autocast does to an operation's floating inputs (f64 and integers are never touched).
+enum class Precision {
+  low,          // cast to the autocast dtype: matrix products, convolution, attention
+  full,         // cast to f32: losses, softmax, norms, exp, log, pow
+  full_output,  // inputs as they are, result in f32: sums
+  widest,       // the widest input wins, with or without autocast: add, where, cat
+  as_is,        // never touched: casts, views, relu
+};
+std::string_view name(Precision precision);
+
+// What forward keeps for backward. Tensors are held outside the graph, with the version they had.
+class Saved {
+ public:
+  void save(const Tensor& x);                     // undefined tensors are allowed
+  Tensor operator[](std::size_t i) const;         // throws when the tensor was changed in place since
+  std::size_t size() const { return items_.size(); }
+  void clear() { items_.clear(); }
+
+ private:
+  struct Item {
+    Tensor tensor;
+    std::uint64_t version;
+  };
+  std::vector<Item> items_;
+};
+
+// Where backward delivers. Gradients nobody wants can be skipped; a gradient may have any floating dtype and is
+// converted to its input's. An FP32 leaf's gradient is written, or accumulated, straight where it belongs.
+class Gradients {
+ public:
+  struct Target {
+    Tensor tensor;    // write the gradient here, with the input's shape, contiguous
+    bool accumulate;  // add to what is there instead of overwriting
+  };
+  virtual bool wanted(std::size_t input) const = 0;
+  virtual void put(std::size_t input, const Tensor& gradient) = 0;  // hands over a finished gradient
+  virtual Target target(std::size_t input) = 0;  // once per input, instead of put()
+ protected:
+  ~Gradients() = default;
+};
+
+struct Op {
+  virtual ~Op() = default;
+  virtual std::string_view name() const = 0;
+  virtual Precision precision() const = 0;
+  virtual Spec infer(Inputs in) const = 0;                    // shape and dtype rule; rejects bad inputs
+  virtual Tensor forward(Inputs in, Saved& saved) const = 0;  // calls kernel slots
+  virtual void backward(const Saved& saved, const Tensor& dy, Gradients& out) const = 0;
+  virtual Tensor reference(Inputs in) const = 0;  // f64 in, f64 out, plain loops: the meaning of the operation
+};
+using OpPtr = std::shared_ptr<const Op>;
+
+// The one door every operation goes through. An undefined input stands for an optional argument that was not given.
+Tensor run(OpPtr op, Tensors in);
+template <std::derived_from<Op> O>
+Tensor run(O op, Tensors in) {
+  return run(std::make_shared<const O>(std::move(op)), std::move(in));
+}
+
+}  // namespace binade

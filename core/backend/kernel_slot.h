@@ -1,0 +1,51 @@
+// KernelSlot: one typed function pointer per device. The only seam between operations and backends.
+#pragma once
+#include <array>
+#include <span>
+#include <string_view>
+
+#include "binade/core/tensor/view.h"
+
+namespace binade {
+
+// Where a kernel's first argument lies.
+inline Device device_of(const TensorView& view) { return view.device; }
+template <class Item>  // lists of structs whose first member `where` is a view: multi-tensor kernels
+Device device_of(std::span<const Item> items) {
+  return items.front().where().device;
+}
+
+void load_backend(DeviceType device);  // provides the kernels of a device, once
+
+template <class Signature>
+class KernelSlot;
+
+template <class First, class... Rest>
+class KernelSlot<void(First, Rest...)> {
+ public:
+  using Function = void (*)(First, Rest...);
+  constexpr explicit KernelSlot(std::string_view name) : name_(name) {}
+  KernelSlot(const KernelSlot&) = delete;
+  KernelSlot& operator=(const KernelSlot&) = delete;
+
+  void provide(DeviceType device, Function function) { by_device_[static_cast<std::size_t>(device)] = function; }
+  bool provided(DeviceType device) const { return by_device_[static_cast<std::size_t>(device)] != nullptr; }
+  std::string_view name() const { return name_; }
+
+  void operator()(First first, Rest... rest) const {
+    const DeviceType device = device_of(first).type;
+    Function function = by_device_[static_cast<std::size_t>(device)];
+    if (!function) [[unlikely]] {
+      load_backend(device);
+      function = by_device_[static_cast<std::size_t>(device)];
+      check(function != nullptr, name_, ": no kernel for ", to_text(device), " in this build");
+    }
+    function(first, rest...);
+  }
+
+ private:
+  std::string_view name_;
+  std::array<Function, device_types> by_device_{};
+};
+
+}  // namespace binade

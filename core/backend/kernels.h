@@ -1,0 +1,180 @@
+// Every kernel a backend provides: one typed line each. ops/cpu/ and cuda/ implement this page and nothing else.
+// Views arrive checked: shapes agree, all on one device, outputs allocated; an absent view means "not given" or
+// "not wanted". Views may be strided unless a line says contiguous. Floating arithmetic is done in float (double for
+// f64) and rounded once on store; sums are accumulated in float or better, in an order that does not depend on the
+// number of threads. `accumulate` adds to what the output holds, otherwise it is overwritten.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "binade/core/backend/kernel_slot.h"
+#include "binade/core/base/random.h"
+
+namespace binade::kernel {
+
+// ---- elementwise (formulas: ops/formulas.h). Inputs are broadcast to the output's shape by stride 0. --------------
+struct FormulaArgs {  // a formula's constants, such as leaky_relu's slope
+  double a = 0, b = 0;
+};
+template <class Formula>
+inline KernelSlot<void(TensorView x, TensorView y, FormulaArgs args)> unary_forward{Formula::name};
+template <class Formula>  // dx = Formula::backward(x, dy)
+inline KernelSlot<void(TensorView x, TensorView dy, TensorView dx, FormulaArgs args)> unary_backward{Formula::name};
+template <class Formula>
+inline KernelSlot<void(TensorView a, TensorView b, TensorView y)> binary_forward{Formula::name};
+template <class Formula>  // da, db have dy's (broadcast) shape
+inline KernelSlot<void(TensorView a, TensorView b, TensorView dy, TensorView da, TensorView db)> binary_backward{
+    Formula::name};
+template <class Formula>  // y is bool; a and b have one dtype, any
+inline KernelSlot<void(TensorView a, TensorView b, TensorView y)> compare{Formula::name};
+inline KernelSlot<void(TensorView condition, TensorView a, TensorView b, TensorView y)> where{"where"};
+
+inline KernelSlot<void(TensorView source, TensorView y)> copy{"copy"};  // any dtypes; broadcasts source
+inline KernelSlot<void(TensorView x, TensorView y, double alpha)> add_into{"add_into"};  // y += alpha x, any floats
+inline KernelSlot<void(TensorView y, double value)> fill{"fill"};
+inline KernelSlot<void(TensorView y, double start, double step)> arange{"arange"};
+
+// ---- random: element i (row-major) uses word i of the draw (normal: words 2i, 2i + 1) ------------------------------
+inline KernelSlot<void(TensorView y, PhiloxState state, double low, double high)> uniform{"uniform"};
+inline KernelSlot<void(TensorView y, PhiloxState state, double mean, double stddev)> normal{"normal"};
+inline KernelSlot<void(TensorView y, PhiloxState state, std::int64_t low, std::int64_t high)> randint{"randint"};
+// y = x / (1 - p) where uniform(i) >= p, else 0. Backward is the same kernel on dy.
+inline KernelSlot<void(TensorView x, TensorView y, PhiloxState state, double p)> dropout{"dropout"};
+
+// ---- reductions: y has x's rank, size 1 where reduced -------------------------------------------------------------
+inline KernelSlot<void(TensorView x, TensorView y, double scale, bool accumulate)> sum{"sum"};  // y (+)= scale * sum x
+inline KernelSlot<void(TensorView x, TensorView y)> amax{"amax"};  // NaN propagates
+inline KernelSlot<void(TensorView x, TensorView y)> amin{"amin"};
+inline KernelSlot<void(TensorView x, TensorView mean, TensorView y, double correction)> var{"var"};  // mean: as y
+inline KernelSlot<void(TensorView x, TensorView y)> norm{"norm"};              // sqrt(sum x^2)
+inline KernelSlot<void(TensorView x, TensorView y)> logsumexp{"logsumexp"};
+inline KernelSlot<void(TensorView x, TensorView y)> argmax{"argmax"};  // y i64; one dim reduced, or all; first wins
+inline KernelSlot<void(TensorView x, TensorView y)> argmin{"argmin"};
+
+// ---- matrix product: c[.., m, n] (+)= a[.., m, k] b[.., k, n] + bias[n]. Batch dims equal (stride 0 allowed);
+// a transposed operand is a transposed view. a and b have one dtype; c the same, or f32 for 16-bit operands. ----------
+struct MatmulOptions {
+  bool accumulate = false;
+};
+inline KernelSlot<void(TensorView a, TensorView b, TensorView bias, TensorView c, MatmulOptions options)> matmul{
+    "matmul"};
+
+// ---- rows: x [rows, n] contiguous --------------------------------------------------------------------------------
+inline KernelSlot<void(TensorView x, TensorView y, bool log)> softmax{"softmax"};
+inline KernelSlot<void(TensorView y, TensorView dy, TensorView dx, bool log)> softmax_backward{"softmax_backward"};
+// weight, bias [n] or absent; y may have another dtype than x; mean, rstd [rows] f32 (f64 for f64)
+inline KernelSlot<void(TensorView x, TensorView weight, TensorView bias, TensorView y, TensorView mean,
+                       TensorView rstd, double eps)>
+    layer_norm{"layer_norm"};
+inline KernelSlot<void(TensorView x, TensorView weight, TensorView mean, TensorView rstd, TensorView dy, TensorView dx,
+                       TensorView dweight, TensorView dbias, bool accumulate)>  // accumulate: dweight and dbias
+    layer_norm_backward{"layer_norm_backward"};
+inline KernelSlot<void(TensorView x, TensorView weight, TensorView y, TensorView rstd, double eps)> rms_norm{
+    "rms_norm"};
+inline KernelSlot<void(TensorView x, TensorView weight, TensorView rstd, TensorView dy, TensorView dx,
+                       TensorView dweight, bool accumulate)>
+    rms_norm_backward{"rms_norm_backward"};
+// x [outer, channels, inner], statistics over (outer, inner) of each channel given: y = (x - mean) rstd weight + bias
+inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView bias,
+                       TensorView y)>
+    batch_norm{"batch_norm"};
+inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, double eps)> batch_norm_statistics{
+    "batch_norm_statistics"};  // per channel mean and 1 / sqrt(biased variance + eps)
+inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView dy, TensorView dx,
+                       TensorView dweight, TensorView dbias, bool training)>
+    batch_norm_backward{"batch_norm_backward"};  // training: the statistics depend on x
+
+// ---- losses -------------------------------------------------------------------------------------------------------
+struct CrossEntropyOptions {
+  std::int64_t ignore_index = -100;
+  double label_smoothing = 0;
+};
+// logits [rows, classes] contiguous, targets [rows] i64; loss, lse [rows] f32 (f64 for f64); an ignored row has loss 0.
+// Throws Error naming the target for a class index out of range.
+inline KernelSlot<void(TensorView logits, TensorView targets, TensorView loss, TensorView lse,
+                       CrossEntropyOptions options)>
+    cross_entropy{"cross_entropy"};
+inline KernelSlot<void(TensorView logits, TensorView targets, TensorView lse, TensorView dloss, TensorView dlogits,
+                       CrossEntropyOptions options)>  // dlogits may be logits itself
+    cross_entropy_backward{"cross_entropy_backward"};
+
+// ---- tables -------------------------------------------------------------------------------------------------------
+// weight [rows, n], indices [count] i64, y [count, n]; throws Error naming an index out of range.
+inline KernelSlot<void(TensorView weight, TensorView indices, TensorView y)> embedding{"embedding"};
+inline KernelSlot<void(TensorView dy, TensorView indices, TensorView dweight, bool accumulate)> embedding_backward{
+    "embedding_backward"};  // deterministic
+// torch.gather / scatter_add along `dim`: index has y's (source's) rank and shape
+inline KernelSlot<void(TensorView x, TensorView index, TensorView y, int dim)> gather{"gather"};
+inline KernelSlot<void(TensorView source, TensorView index, TensorView y, int dim)> scatter_add{"scatter_add"};
+
+// ---- attention: q [batch, heads, time_q, d], k, v [batch, kv_heads, time_k, d], o as q; the last dim contiguous ----
+struct AttentionOptions {
+  double scale = 1;
+  bool causal = false;  // query i sees keys j <= i
+  double dropout = 0;   // of the probabilities: word ((b*heads + h)*time_q + i)*time_k + j of `state`
+  PhiloxState state;
+};
+// mask [batch, heads, time_q, time_k] (strides 0 where broadcast): bool, true = may attend; or floating, added to the
+// scores. lse [batch, heads, time_q] f32 (f64). A row that sees nothing gives zeros and lse = -inf.
+inline KernelSlot<void(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
+                       AttentionOptions options)>
+    attention{"attention"};
+inline KernelSlot<void(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
+                       TensorView d_o, TensorView dq, TensorView dk, TensorView dv, AttentionOptions options)>
+    attention_backward{"attention_backward"};
+// Rotates pairs of the last dim of x [.., time, d] by the angle whose cosine and sine are in cos, sin [time, d/2] f32;
+// pairs (2i, 2i+1) when interleaved, else (i, i + d/2). Inverse rotates back (the backward pass).
+inline KernelSlot<void(TensorView x, TensorView cos, TensorView sin, TensorView y, bool interleaved, bool inverse)>
+    rotary{"rotary"};
+
+// ---- convolution: x [batch, c_in, h, w], weight [c_out, c_in/groups, kh, kw], y [batch, c_out, oh, ow] --------------
+struct ConvOptions {
+  std::int64_t stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
+  std::int64_t groups = 1;
+};
+inline KernelSlot<void(TensorView x, TensorView weight, TensorView bias, TensorView y, ConvOptions options)> conv2d{
+    "conv2d"};
+inline KernelSlot<void(TensorView dy, TensorView weight, TensorView dx, ConvOptions options)> conv2d_backward_data{
+    "conv2d_backward_data"};
+inline KernelSlot<void(TensorView x, TensorView dy, TensorView dweight, ConvOptions options)> conv2d_backward_weight{
+    "conv2d_backward_weight"};
+
+struct PoolOptions {
+  std::int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, padding[2] = {0, 0};
+  bool count_include_pad = true;  // average pooling
+};
+// index: i64, the position h*w + w' of each maximum within its plane
+inline KernelSlot<void(TensorView x, TensorView y, TensorView index, PoolOptions options)> max_pool2d{"max_pool2d"};
+inline KernelSlot<void(TensorView dy, TensorView index, TensorView dx)> max_pool2d_backward{"max_pool2d_backward"};
+inline KernelSlot<void(TensorView x, TensorView y, PoolOptions options)> avg_pool2d{"avg_pool2d"};
+inline KernelSlot<void(TensorView dy, TensorView dx, PoolOptions options)> avg_pool2d_backward{"avg_pool2d_backward"};
+
+// ---- multi-tensor: optimizer, scaler, clipping. All views contiguous. ------------------------------------------------
+struct GradItem {  // one gradient
+  TensorView grad;
+  TensorView where() const { return grad; }
+};
+// grad *= *inverse_scale; *found_inf = 1 where any element is not finite (found_inf is not cleared here)
+inline KernelSlot<void(std::span<const GradItem>, TensorView inverse_scale, TensorView found_inf)> unscale{"unscale"};
+inline KernelSlot<void(std::span<const GradItem>, TensorView norm)> global_norm{"global_norm"};  // f32, one element
+// grad *= min(1, max_norm / (*norm + 1e-6))
+inline KernelSlot<void(std::span<const GradItem>, TensorView norm, double max_norm)> clip_by_norm{"clip_by_norm"};
+inline KernelSlot<void(std::span<const GradItem>, double limit)> clip_by_value{"clip_by_value"};
+
+struct OptimizerItem {  // one parameter: f32 (or 16-bit) parameter and gradient, f32 state
+  TensorView param, grad, m, v;
+  TensorView where() const { return param; }
+};
+struct AdamOptions {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
+  bool decoupled = true;  // AdamW; false: decay added to the gradient
+  std::int64_t step = 1;  // counts from 1
+};
+inline KernelSlot<void(std::span<const OptimizerItem>, AdamOptions)> adam{"adam"};
+struct SgdOptions {
+  double lr = 1e-2, momentum = 0, dampening = 0, weight_decay = 0;
+  bool nesterov = false, first = false;  // first: momentum buffers are set, not updated
+};
+inline KernelSlot<void(std::span<const OptimizerItem>, SgdOptions)> sgd{"sgd"};  // m: momentum buffer or absent
+
+}  // namespace binade::kernel

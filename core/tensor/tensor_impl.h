@@ -1,0 +1,44 @@
+// What a Tensor handle points to: storage, layout and the autograd fields of one tensor.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "binade/core/tensor/tensor.h"
+
+namespace binade {
+
+struct Node;  // core/autograd/node.h
+
+struct Storage {  // memory shared by a tensor and its views; returned to its allocator at the end
+  std::byte* data = nullptr;
+  std::size_t bytes = 0;
+  Device device;
+  std::uint64_t version = 0;  // counts in-place changes
+  Storage(std::size_t bytes, Device device);
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+};
+
+struct TensorImpl {
+  std::shared_ptr<Storage> storage;
+  std::int64_t offset = 0;  // in elements
+  Shape shape;
+  Strides strides;
+  DType dtype = DType::f32;
+
+  bool requires_grad = false;
+  std::shared_ptr<Node> producer;  // the operation that made it; null for leaves
+  Tensor grad;                     // leaves only
+  bool grad_stale = false;         // zero_grad() was called: the next accumulation overwrites
+  std::vector<std::function<Tensor(const Tensor&)>> hooks;
+  std::int64_t pending_uses = 0;  // backward's count of contributions still to come (leaves)
+};
+
+// A tensor over existing storage, outside the graph.
+Tensor alias(const Tensor& base, const Shape& shape, const Strides& strides, std::int64_t offset_from_base);
+void bump_version(const Tensor& x);  // every in-place change calls it
+
+}  // namespace binade

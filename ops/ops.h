@@ -1,0 +1,182 @@
+// Every operation, as a function: the public page of what a tensor can do.
+// Conventions: x, y, weight, bias as in PyTorch; `dim` may be negative; floating arithmetic is for f64, f32, f16, bf16.
+// Each throws Error ("operation: rule: what came") for shapes or dtypes it does not accept. Under amp::Autocast the
+// precision class of each operation decides its dtype (docs/op_support.md lists them).
+#pragma once
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "binade/core/tensor/tensor.h"
+
+namespace binade {
+
+// ---- elementwise; binary ones broadcast and promote dtypes as torch.result_type does --------------------------------
+Tensor add(const Tensor& a, const Tensor& b);
+Tensor sub(const Tensor& a, const Tensor& b);
+Tensor mul(const Tensor& a, const Tensor& b);
+Tensor div(const Tensor& a, const Tensor& b);  // true division
+Tensor pow(const Tensor& a, const Tensor& b);
+Tensor pow(const Tensor& a, double exponent);
+Tensor maximum(const Tensor& a, const Tensor& b);  // gradient is shared half and half at ties; NaN propagates
+Tensor minimum(const Tensor& a, const Tensor& b);
+Tensor neg(const Tensor& x);
+Tensor abs(const Tensor& x);
+Tensor exp(const Tensor& x);
+Tensor log(const Tensor& x);
+Tensor sqrt(const Tensor& x);
+Tensor rsqrt(const Tensor& x);
+Tensor tanh(const Tensor& x);
+Tensor sigmoid(const Tensor& x);
+Tensor relu(const Tensor& x);
+Tensor leaky_relu(const Tensor& x, double negative_slope = 0.01);
+enum class Gelu { erf, tanh };
+Tensor gelu(const Tensor& x, Gelu approximate = Gelu::erf);
+Tensor silu(const Tensor& x);
+Tensor clamp(const Tensor& x, double min, double max);  // min > max throws; use infinities for one side
+Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);  // condition: bool
+
+Tensor operator+(const Tensor& a, const Tensor& b);
+Tensor operator-(const Tensor& a, const Tensor& b);
+Tensor operator*(const Tensor& a, const Tensor& b);
+Tensor operator/(const Tensor& a, const Tensor& b);
+Tensor operator-(const Tensor& x);
+Tensor operator+(const Tensor& a, double b);
+Tensor operator-(const Tensor& a, double b);
+Tensor operator*(const Tensor& a, double b);
+Tensor operator/(const Tensor& a, double b);
+Tensor operator+(double a, const Tensor& b);
+Tensor operator-(double a, const Tensor& b);
+Tensor operator*(double a, const Tensor& b);
+Tensor operator/(double a, const Tensor& b);
+
+// ---- comparisons: bool tensors, no gradient -------------------------------------------------------------------------
+Tensor eq(const Tensor& a, const Tensor& b);
+Tensor ne(const Tensor& a, const Tensor& b);
+Tensor lt(const Tensor& a, const Tensor& b);
+Tensor le(const Tensor& a, const Tensor& b);
+Tensor gt(const Tensor& a, const Tensor& b);
+Tensor ge(const Tensor& a, const Tensor& b);
+
+// ---- reductions over `dims` (empty: all); keepdim keeps them with size 1. Empty tensors: sum 0, mean and var NaN,
+// max, min, argmax throw ------------------------------------------------------------------------------------------------
+struct ReduceOptions {
+  bool keepdim = false;
+};
+using Dims = std::vector<std::int64_t>;
+Tensor sum(const Tensor& x, const Dims& dims = {}, ReduceOptions options = {});
+Tensor mean(const Tensor& x, const Dims& dims = {}, ReduceOptions options = {});
+Tensor max(const Tensor& x, const Dims& dims = {}, ReduceOptions options = {});  // gradient shared among ties
+Tensor min(const Tensor& x, const Dims& dims = {}, ReduceOptions options = {});
+Tensor var(const Tensor& x, const Dims& dims = {}, double correction = 1, ReduceOptions options = {});
+Tensor norm(const Tensor& x, const Dims& dims = {}, ReduceOptions options = {});  // Euclidean
+Tensor logsumexp(const Tensor& x, const Dims& dims = {}, ReduceOptions options = {});
+Tensor argmax(const Tensor& x, std::optional<std::int64_t> dim = {}, ReduceOptions options = {});  // i64
+Tensor argmin(const Tensor& x, std::optional<std::int64_t> dim = {}, ReduceOptions options = {});
+
+// ---- matrix products ------------------------------------------------------------------------------------------------
+Tensor matmul(const Tensor& a, const Tensor& b);  // [.., m, k] x [.., k, n]; batch dims broadcast; vectors as in PyTorch
+enum class Activation { none, relu, gelu_erf, gelu_tanh, silu };
+// activation(x weight^T + bias): x [.., in], weight [out, in], bias [out] or undefined
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Activation activation = Activation::none);
+
+// ---- softmax and losses ----------------------------------------------------------------------------------------------
+Tensor softmax(const Tensor& x, std::int64_t dim = -1);
+Tensor log_softmax(const Tensor& x, std::int64_t dim = -1);
+enum class Reduction { mean, sum, none };
+struct CrossEntropyLoss {
+  std::int64_t ignore_index = -100;
+  double label_smoothing = 0;
+  Reduction reduction = Reduction::mean;
+};
+// logits [.., classes] floating, targets [..] class indices (i64 or i32); mean is over targets that are not ignored
+Tensor cross_entropy(const Tensor& logits, const Tensor& targets, CrossEntropyLoss options = {});
+Tensor mse_loss(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);
+Tensor l1_loss(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);
+Tensor bce_with_logits(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);
+
+// ---- normalisation ------------------------------------------------------------------------------------------------------
+// over the last dims, as many as weight has; weight and bias may be undefined (then the last dim)
+Tensor layer_norm(const Tensor& x, const Tensor& weight = {}, const Tensor& bias = {}, double eps = 1e-5);
+Tensor rms_norm(const Tensor& x, const Tensor& weight = {}, double eps = 1e-6);
+Tensor group_norm(const Tensor& x, std::int64_t groups, const Tensor& weight = {}, const Tensor& bias = {},
+                  double eps = 1e-5);  // x [batch, channels, ..]
+struct BatchNormOptions {
+  bool training = true;  // use the batch's statistics and update the running ones in place
+  double momentum = 0.1, eps = 1e-5;
+};
+// x [batch, channels, ..]; running_mean, running_var [channels] f32, may be undefined when training
+Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor running_mean, Tensor running_var,
+                  BatchNormOptions options = {});
+
+// ---- tables and indices ---------------------------------------------------------------------------------------------------
+Tensor embedding(const Tensor& weight, const Tensor& indices);  // weight [rows, n], indices [..] -> [.., n]
+Tensor gather(const Tensor& x, std::int64_t dim, const Tensor& index);
+Tensor scatter_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& source);  // out of place
+Tensor index_select(const Tensor& x, std::int64_t dim, const Tensor& index);  // index [count]
+
+// ---- attention ------------------------------------------------------------------------------------------------------------
+struct SdpaOptions {
+  bool is_causal = false;
+  std::optional<double> scale;  // default 1 / sqrt(d)
+  double dropout = 0;           // applied whenever it is not 0
+};
+// q [batch, heads, time_q, d], k, v [batch, kv_heads, time_k, d], heads a multiple of kv_heads (grouped-query).
+// mask: bool (true = may attend) or floating (added), broadcasting to [batch, heads, time_q, time_k]; no gradient.
+// Never forms the time_q x time_k matrix in memory.
+Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask = {},
+                                    SdpaOptions options = {});
+// The same from one packed projection qkv [batch, time, 3 * heads * d] (q, then k, then v): [batch, time, heads * d],
+// without a copy of q, k, v in either direction.
+Tensor packed_self_attention(const Tensor& qkv, std::int64_t heads, SdpaOptions options = {});
+struct RotaryOptions {
+  double base = 10000;
+  bool interleaved = false;      // pairs (2i, 2i+1), else (i, i + d/2)
+  std::int64_t start = 0;        // position of the first time step
+};
+Tensor rotary_embedding(const Tensor& x, RotaryOptions options = {});  // x [.., time, d], d even; Su et al. 2021, eq. 15
+
+// ---- dropout ------------------------------------------------------------------------------------------------------------------
+Tensor dropout(const Tensor& x, double p, bool training = true);  // next draw of the random stream
+
+// ---- shape: views where strides allow -----------------------------------------------------------------------------------------
+Tensor cast(const Tensor& x, DType dtype);
+Tensor reshape(const Tensor& x, const Shape& shape);
+Tensor transpose(const Tensor& x, std::int64_t a, std::int64_t b);
+Tensor permute(const Tensor& x, const Shape& order);
+Tensor expand(const Tensor& x, const Shape& shape);
+Tensor slice(const Tensor& x, std::int64_t dim, std::int64_t start, std::int64_t end, std::int64_t step = 1);
+Tensor narrow(const Tensor& x, std::int64_t dim, std::int64_t start, std::int64_t length);
+Tensor select(const Tensor& x, std::int64_t dim, std::int64_t index);
+Tensor squeeze(const Tensor& x, std::optional<std::int64_t> dim = {});
+Tensor unsqueeze(const Tensor& x, std::int64_t dim);
+Tensor cat(const Tensors& tensors, std::int64_t dim = 0);
+Tensor stack(const Tensors& tensors, std::int64_t dim = 0);
+Tensors split(const Tensor& x, std::int64_t size, std::int64_t dim = 0);
+Tensors chunk(const Tensor& x, std::int64_t chunks, std::int64_t dim = 0);
+
+// ---- convolution and pooling: x [batch, channels, h, w] (1d: [batch, channels, time]) --------------------------------------------
+using Pair = std::pair<std::int64_t, std::int64_t>;
+struct Conv2dOptions {
+  Pair stride{1, 1}, padding{0, 0}, dilation{1, 1};
+  std::int64_t groups = 1;
+  Pair output_padding{0, 0};  // transposed convolution only
+};
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Conv2dOptions options = {});
+Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Conv2dOptions options = {});
+struct Conv1dOptions {
+  std::int64_t stride = 1, padding = 0, dilation = 1, groups = 1, output_padding = 0;
+};
+Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Conv1dOptions options = {});
+Tensor conv_transpose1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Conv1dOptions options = {});
+struct Pool2dOptions {
+  Pair kernel{2, 2}, stride{0, 0};  // stride 0: the kernel's size
+  Pair padding{0, 0};
+  bool count_include_pad = true;    // average only
+};
+Tensor max_pool2d(const Tensor& x, Pool2dOptions options = {});
+Tensor avg_pool2d(const Tensor& x, Pool2dOptions options = {});
+
+}  // namespace binade
