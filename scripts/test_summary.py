@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Prints how many tests ran, failed and were skipped, and why they were skipped.
+"""Prints what the last test run of each build folder did: counts, reasons for skipping, costs of installing.
 
-  test_summary.py RESULTS...                   folders of GoogleTest JSON files
-  test_summary.py --log FILE --prefix TEXT     the lines of a CTest log that start with TEXT
+  test_summary.py BUILD_FOLDER...      exit code 1 if a test failed
 """
 import collections
 import json
@@ -10,42 +9,38 @@ import pathlib
 import sys
 
 
-def reason_of(test):
-    """The text given to GTEST_SKIP(), where GoogleTest wrote one."""
-    for entry in test.get("skipped", []):
-        if isinstance(entry, dict) and entry.get("message"):
-            return entry["message"].strip().splitlines()[-1]
-    return "no reason recorded"
+def counts(results):
+    """(ran, failed, skipped) of one GoogleTest JSON file."""
+    ran = failed = skipped = 0
+    for suite in json.loads(results.read_text()).get("testsuites", []):
+        for test in suite.get("testsuite", []):
+            if test.get("result") == "SKIPPED":
+                skipped += 1
+            elif test.get("status") == "RUN":
+                ran += 1
+                failed += bool(test.get("failures"))
+    return ran, failed, skipped
 
 
-def summarise(folders):
-    all_failed = 0
+def main(folders):
+    total = collections.Counter()
     for folder in map(pathlib.Path, folders):
-        for path in sorted(folder.glob("*.json")):
-            ran = failed = 0
-            skipped = collections.Counter()
-            for suite in json.loads(path.read_text()).get("testsuites", []):
-                for test in suite.get("testsuite", []):
-                    if test.get("result") == "SKIPPED":
-                        skipped[reason_of(test)] += 1
-                    elif test.get("status") == "RUN":
-                        ran += 1
-                        failed += bool(test.get("failures"))
-            all_failed += failed
-            print(f"{folder.parent.name:8} {path.stem:10} {ran:6} ran {failed:4} failed {skipped.total():5} skipped")
-            for reason, count in skipped.most_common(5):
-                print(f"{'':20} skipped {count}: {reason}")
-    return 1 if all_failed else 0
-
-
-def main(arguments):
-    if arguments and arguments[0] == "--log":
-        log, prefix = arguments[1], arguments[3]
-        for line in pathlib.Path(log).read_text(errors="replace").splitlines():
-            if line.startswith(prefix):
-                print(line)
-        return 0
-    return summarise(arguments)
+        for results in sorted(folder.glob("results/*.json")):
+            ran, failed, skipped = counts(results)
+            total.update(ran=ran, failed=failed, skipped=skipped)
+            print(f"{folder.name:8} {results.stem:10} {ran:6} ran {failed:5} failed {skipped:5} skipped")
+        log = folder / "Testing/Temporary/LastTest.log"
+        if not log.exists():
+            continue
+        lines = log.read_text(errors="replace").splitlines()
+        reasons = collections.Counter(after for line, after in zip(lines, lines[1:]) if line.endswith(": Skipped"))
+        for reason, count in reasons.most_common(10):
+            print(f"{folder.name:8} skipped {count}: {reason}")
+        for line in lines:
+            if line.startswith("install: "):
+                print(f"{folder.name:8} {line}")
+    print(f"all      {total['ran']} ran, {total['failed']} failed, {total['skipped']} skipped")
+    return 1 if total["failed"] else 0
 
 
 if __name__ == "__main__":
