@@ -42,8 +42,11 @@ get_digits() {
       fail "digits.csv.gz: apt-get could not download python3-sklearn (try apt-get update)"
       return 0
     fi
-    dpkg-deb --fsys-tarfile "$work"/python3-sklearn_*.deb | tar -x -C "$work" --wildcards '*/data/digits.csv.gz'
-    mv "$work/$file" "$work/digits.csv.gz" || { fail "digits.csv.gz: not where the package had it"; return 0; }
+    if ! dpkg-deb --fsys-tarfile "$work"/python3-sklearn_*.deb | tar -x -C "$work" "./$file"; then
+      fail "digits.csv.gz: python3-sklearn no longer has $file"
+      return 0
+    fi
+    mv "$work/$file" "$work/digits.csv.gz"
   fi
   rows=$(gzip -dc "$work/digits.csv.gz" | wc -l)
   [ "$rows" -eq 1797 ] || { fail "digits.csv.gz: expected 1797 rows, got $rows"; return 0; }

@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 
 cmake --install "$build_dir" --prefix "$work/prefix" --strip >"$work/log" || { cat "$work/log"; exit 1; }
 
-library=$(find "$work/prefix" -name 'libbinade.so.*.*' -o -name 'libbinade.a' | head -n 1)
+library=$(find "$work/prefix" -name 'libbinade.so.*.*.*' -o -name 'libbinade.a' | head -n 1)
 [ -n "$library" ] || { echo "install: no libbinade in the prefix"; exit 1; }
 size=$(stat -c %s "$library")
 echo "install: library size $((size / 1024)) KiB ($(basename "$library"), limit 20480 KiB)"
@@ -28,9 +28,11 @@ print(f"install: the training loop compiles and links in {time.monotonic() - sta
 sys.exit(code)
 PYTHON
 
-data=${BINADE_DATA:-$here/../../data}
-if ! ls "$data"/fashion-mnist/train-images-idx3-ubyte* /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte* \
-  >/dev/null 2>&1; then
+found=""
+for data in "${BINADE_DATA:-$here/../../data}/fashion-mnist" /usr/share/datasets/fashion-mnist; do
+  [ ! -e "$data/train-images-idx3-ubyte.gz" ] || found=$data
+done
+if [ -z "$found" ]; then
   echo "install: SKIPPED running it: Fashion-MNIST is absent (scripts/install_deps.sh installs it)"
   exit 77
 fi
