@@ -168,10 +168,10 @@ template <class Body>
 void with_formula(Activation activation, const Body& body) {
   switch (activation) {
     case Activation::none: return;
-    case Activation::relu: return body.template operator()<formula::Relu>();
-    case Activation::gelu_erf: return body.template operator()<formula::GeluErf>();
-    case Activation::gelu_tanh: return body.template operator()<formula::GeluTanh>();
-    case Activation::silu: return body.template operator()<formula::Silu>();
+    case Activation::relu: return body.template operator()<formulas::Relu>();
+    case Activation::gelu_erf: return body.template operator()<formulas::GeluErf>();
+    case Activation::gelu_tanh: return body.template operator()<formulas::GeluTanh>();
+    case Activation::silu: return body.template operator()<formulas::Silu>();
   }
 }
 
