@@ -22,7 +22,7 @@ MultiHeadAttention::MultiHeadAttention(std::int64_t channels, std::int64_t head_
 
 Tensor MultiHeadAttention::operator()(const Tensor& x) const {
   const double p = training() ? dropout_p : 0;
-  const Tensor y = proj(packed_self_attention(qkv(x), heads, {.is_causal = causal, .dropout = p}));
+  const Tensor y = proj(packed_self_attention(qkv(x), heads, {.is_causal = causal, .scale = {}, .dropout = p}));
   return p == 0 ? y : dropout(y, p);
 }
 
