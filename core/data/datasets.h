@@ -48,7 +48,7 @@ class TextDataset {
   TextWindows validation(std::int64_t block_size, Windows windows = Windows::sequential) const;  // the last 10 %
 
  private:
-  TextWindows windows(std::int64_t begin, std::int64_t end, std::int64_t block_size, Windows windows,
+  TextWindows windows(std::int64_t begin, std::int64_t end, std::int64_t block_size, Windows kind,
                       std::string_view part) const;
   std::string name_;
   TextUnit unit_;

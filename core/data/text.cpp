@@ -79,7 +79,7 @@ std::string TextDataset::decode(const std::vector<std::int64_t>& tokens) const {
   return text;
 }
 
-TextWindows TextDataset::windows(std::int64_t begin, std::int64_t end, std::int64_t block_size, Windows windows,
+TextWindows TextDataset::windows(std::int64_t begin, std::int64_t end, std::int64_t block_size, Windows kind,
                                  std::string_view part) const {
   check(block_size > 0, name_, ": block_size must be positive, got ", block_size);
   check(end - begin > block_size, name_, ": the ", part, " part has ", end - begin,
@@ -88,7 +88,7 @@ TextWindows TextDataset::windows(std::int64_t begin, std::int64_t end, std::int6
   out.tokens_ = tokens_;
   out.begin_ = begin;
   out.block_size_ = block_size;
-  out.stride_ = windows == Windows::overlapping ? 1 : block_size;
+  out.stride_ = kind == Windows::overlapping ? 1 : block_size;
   out.count_ = (end - begin - block_size - 1) / out.stride_ + 1;
   return out;
 }
