@@ -64,7 +64,6 @@ void dropout(TensorView x, TensorView y, PhiloxState state, double p) {
   const MergedDims merged = merge_dims<2>(y.shape, {x, y});
   const auto run = [&]<class C>() {
     const C scale = p < 1 ? static_cast<C>(1 / (1 - p)) : C(0);
-    const auto limit = static_cast<float>(p);
     parallel_for(y.numel(), elementwise_grain, [&](std::int64_t chunk_begin, std::int64_t chunk_end) {
       std::uint32_t words[block_size];
       C values[block_size];
@@ -77,7 +76,7 @@ void dropout(TensorView x, TensorView y, PhiloxState state, double p) {
           read += length;
         });
         for (std::int64_t i = 0; i < count; ++i) {
-          values[i] = uniform_from_word(words[i]) >= limit ? values[i] * scale : C(0);
+          values[i] = static_cast<double>(uniform_from_word(words[i])) >= p ? values[i] * scale : C(0);
         }
         const C* next = values;
         for_each_run(merged, 1, begin, end, [&](std::int64_t offset, std::int64_t stride, std::int64_t length) {
