@@ -1,5 +1,6 @@
 // Dropout: y = x / (1 - p) where the element's uniform number is at least p, else 0. Nothing but the draw is kept:
 // backward is the same function of dy.
+#include "binade/core/autograd/op.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/ops/op_checks.h"
 #include "binade/ops/ops.h"
