@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/tensor/tensor_impl.h"
 
