@@ -3,7 +3,7 @@
 #include "binade/core/amp/autocast.h"
 #include "binade/core/amp/grad_scaler.h"
 #include "binade/core/autograd/checkpoint.h"
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/device.h"
 #include "binade/core/base/random.h"

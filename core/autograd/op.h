@@ -22,6 +22,7 @@ std::string_view name(Precision precision);
 // What forward keeps for backward. Tensors are held outside the graph, with the version they had.
 class Saved {
  public:
+  explicit Saved(std::string_view owner = "operation") : owner_(owner) {}  // named in errors
   void save(const Tensor& x);                     // undefined tensors are allowed
   Tensor operator[](std::size_t i) const;         // throws when the tensor was changed in place since
   std::size_t size() const { return items_.size(); }
@@ -32,6 +33,7 @@ class Saved {
     Tensor tensor;
     std::uint64_t version;
   };
+  std::string_view owner_;
   std::vector<Item> items_;
 };
 
@@ -57,6 +59,10 @@ struct Op {
   virtual Spec infer(Inputs in) const = 0;                    // shape and dtype rule; rejects bad inputs
   virtual Tensor forward(Inputs in, Saved& saved) const = 0;  // calls kernel slots
   virtual void backward(const Saved& saved, const Tensor& dy, Gradients& out) const = 0;
+  // Whether Precision::widest promotes this input too (where's condition stays bool).
+  virtual bool promotes(std::size_t /*input*/) const { return true; }
+  // Whether the result is recorded though no input requires gradients (checkpoint: parameters are captured).
+  virtual bool always_recorded() const { return false; }
   virtual Tensor reference(Inputs in) const = 0;  // f64 in, f64 out, plain loops: the meaning of the operation
 };
 using OpPtr = std::shared_ptr<const Op>;

@@ -22,9 +22,9 @@ struct MemoryStats {  // bytes
   std::uint64_t allocations = 0;      // requests served
   std::uint64_t system_allocations = 0;  // requests that had to go to the system
 };
-MemoryStats memory_stats(Device device = cpu);
-void reset_peak_memory(Device device = cpu);
-void release_cached_memory(Device device = cpu);  // returns unused blocks to the system
+MemoryStats memory_stats(Device device = {});
+void reset_peak_memory(Device device = {});
+void release_cached_memory(Device device = {});  // returns unused blocks to the system
 
 // Allocations of this thread carry `tag` until the end of the scope.
 class MemoryTagScope {

@@ -13,7 +13,6 @@ struct Device {
   int index = 0;
   friend constexpr bool operator==(Device, Device) = default;
 };
-inline constexpr Device cpu{};
 
 std::string to_text(DeviceType type);
 std::string to_text(Device device);                // "cpu", "cuda:0"

@@ -19,7 +19,7 @@ struct Spec {  // what a tensor is, without its memory
 
 struct TensorOptions {
   DType dtype = DType::f32;
-  Device device = cpu;
+  Device device = {};
   bool requires_grad = false;
 };
 

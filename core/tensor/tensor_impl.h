@@ -40,5 +40,14 @@ struct TensorImpl {
 // A tensor over existing storage, outside the graph.
 Tensor alias(const Tensor& base, const Shape& shape, const Strides& strides, std::int64_t offset_from_base);
 void bump_version(const Tensor& x);  // every in-place change calls it
+// `x` itself where it is contiguous, else a contiguous copy; outside the graph. For kernels that demand it.
+Tensor contiguous_values(const Tensor& x);
+// `x` in another dtype, outside the graph; itself where nothing changes.
+Tensor cast_values(const Tensor& x, DType dtype);
+
+namespace detail {
+// `x` seen in a larger shape it broadcasts to, by strides of 0.
+TensorView broadcast_view(const TensorView& x, const Shape& shape);
+}  // namespace detail
 
 }  // namespace binade

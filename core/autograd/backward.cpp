@@ -1,0 +1,216 @@
+// The engine: walks the graph from the result, newest operation first, frees it on the way, and delivers gradients.
+// Newest first is a topological order, because an operation is recorded after those that made its inputs. No
+// recursion anywhere: a chain of any length differentiates.
+#include <algorithm>
+#include <atomic>
+#include <queue>
+#include <unordered_map>
+
+#include "binade/core/autograd/node.h"
+#include "binade/core/autograd/observer.h"
+#include "binade/core/backend/kernels.h"
+#include "binade/core/backend/memory.h"
+#include "binade/core/tensor/grad_mode.h"
+
+namespace binade {
+
+namespace {
+
+bool sole_owner(const Tensor& x) { return x.shared_impl().use_count() == 1 && x.impl()->storage.use_count() == 1; }
+
+// sum += gradient, where `sum` may be undefined or shared with others.
+void add_to_node(Tensor& sum, const Tensor& gradient, DType dtype) {
+  const Tensor g = cast_values(gradient, dtype);
+  if (!sum) {
+    sum = g;
+    return;
+  }
+  if (!sole_owner(sum) || !sum.is_contiguous()) {
+    Tensor fresh = empty(sum.spec(), sum.device());
+    kernel::copy(sum, fresh);
+    sum = fresh;
+  }
+  kernel::add_into(g, sum, 1);
+}
+
+// The leaf's gradient as a place to write: its memory from the last step where there is one.
+Gradients::Target leaf_target(TensorImpl& leaf) {
+  const bool fresh = !leaf.grad || leaf.grad_stale;
+  if (!leaf.grad) {
+    const MemoryTagScope tag(MemoryTag::gradients);
+    leaf.grad = empty({leaf.shape, leaf.dtype}, leaf.storage->device);
+  }
+  leaf.grad_stale = false;
+  bump_version(leaf.grad);
+  return {leaf.grad, !fresh};
+}
+
+void add_to_leaf(TensorImpl& leaf, const Tensor& gradient) {
+  const auto [grad, accumulate] = leaf_target(leaf);
+  if (accumulate) {
+    kernel::add_into(gradient, grad, 1);
+  } else {
+    kernel::copy(gradient, grad);
+  }
+}
+
+struct NewestLast {
+  bool operator()(const Node* a, const Node* b) const { return a->sequence < b->sequence; }
+};
+
+class Pass {
+ public:
+  Pass(Node& root, const Tensor& gradient, bool retain) : retain_(retain) {
+    discover(root);
+    add_to_node(root.grad, gradient, root.output.dtype);
+  }
+
+  void walk() {
+    while (!ready_.empty()) {
+      const std::shared_ptr<Node> node = keep_.at(ready_.top());
+      ready_.pop();
+      step(*node);
+    }
+  }
+
+  // A pass that fails half-way must not leave its sums to the next one.
+  void abandon() {
+    for (auto& [raw, node] : keep_) node->grad = {};
+    for (TensorImpl* leaf : leaves_) leaf->pending_uses = 0;
+  }
+
+ private:
+  class Delivery final : public Gradients {
+   public:
+    explicit Delivery(const Node& node) : node_(node) {}
+    bool wanted(std::size_t i) const override { return static_cast<bool>(node_.edges.at(i)); }
+    void put(std::size_t i, const Tensor& gradient) override {
+      const Edge& edge = node_.edges.at(i);
+      if (!edge) return;
+      check(gradient.shape() == edge.input.shape, "backward: ", node_.op->name(), " delivered a gradient of shape ",
+            gradient.shape(), " for input ", i, " of shape ", edge.input.shape);
+      if (edge.leaf) {
+        add_to_leaf(*edge.leaf, gradient);
+      } else {
+        add_to_node(edge.node->grad, gradient, edge.node->output.dtype);
+      }
+    }
+    Target target(std::size_t i) override {
+      const Edge& edge = node_.edges.at(i);
+      // Hooks may replace the contribution only as a whole, so they see it through `pending_`.
+      if (edge.leaf && edge.leaf->dtype != DType::f16 && edge.leaf->dtype != DType::bf16) return leaf_target(*edge.leaf);
+      Tensor fresh = empty(edge.input, node_.device);
+      pending_.emplace_back(i, fresh);
+      return {fresh, false};
+    }
+    void finish() {
+      for (const auto& [i, gradient] : pending_) put(i, gradient);
+    }
+
+   private:
+    const Node& node_;
+    std::vector<std::pair<std::size_t, Tensor>> pending_;
+  };
+
+  void discover(Node& root) {
+    static std::atomic<std::uint64_t> passes{0};
+    const std::uint64_t pass = ++passes;
+    std::vector<std::shared_ptr<Node>> stack{std::shared_ptr<Node>(std::shared_ptr<Node>(), &root)};
+    root.visited_by = pass;
+    while (!stack.empty()) {
+      const std::shared_ptr<Node> node = std::move(stack.back());
+      stack.pop_back();
+      check(!node->freed, "backward: the graph through ", node->op->name(),
+            " was freed by an earlier backward; pass {.retain_graph = true} to the first one");
+      ready_.push(node.get());
+      for (const Edge& edge : node->edges) {
+        if (edge.leaf) {
+          if (edge.leaf->pending_uses++ == 0) leaves_.push_back(edge.leaf.get());
+        } else if (edge.node && edge.node->visited_by != pass) {
+          edge.node->visited_by = pass;
+          stack.push_back(edge.node);
+        }
+      }
+      keep_.emplace(node.get(), node);
+    }
+  }
+
+  void step(Node& node) {
+    Tensor dy = std::move(node.grad);
+    node.grad = {};
+    if (dy) {
+      for (const auto& hook : node.hooks)
+        if (Tensor replaced = hook(dy)) dy = replaced;
+      for (Observer* observer : detail::observers()) observer->on_backward(*node.op, dy);
+      Delivery delivery(node);
+      node.op->backward(node.saved, dy, delivery);
+      delivery.finish();
+    }
+    for (const Edge& edge : node.edges)
+      if (edge.leaf && --edge.leaf->pending_uses == 0) leaf_done(*edge.leaf);
+    if (!retain_) {
+      node.freed = true;
+      node.saved.clear();
+      node.edges.clear();  // keep_ holds what is still to be walked
+    }
+  }
+
+  static void leaf_done(TensorImpl& leaf) {
+    if (!leaf.grad || leaf.grad_stale) return;
+    for (const auto& hook : leaf.hooks)
+      if (Tensor replaced = hook(leaf.grad)) leaf.grad = replaced;
+  }
+
+  bool retain_;
+  std::priority_queue<Node*, std::vector<Node*>, NewestLast> ready_;
+  std::unordered_map<Node*, std::shared_ptr<Node>> keep_;
+  std::vector<TensorImpl*> leaves_;
+};
+
+}  // namespace
+
+Node::~Node() {
+  // Whatever this node alone keeps alive is moved to a list, so that destruction is a loop, not a recursion.
+  std::vector<std::shared_ptr<Node>> doomed;
+  const auto take = [&](Node& node) {
+    for (Edge& edge : node.edges)
+      if (edge.node && edge.node.use_count() == 1) doomed.push_back(std::move(edge.node));
+  };
+  take(*this);
+  while (!doomed.empty()) {
+    const std::shared_ptr<Node> node = std::move(doomed.back());
+    doomed.pop_back();
+    take(*node);
+  }
+}
+
+void Tensor::backward(const Tensor& gradient, BackwardOptions options) const {
+  check(defined(), "backward: the tensor is undefined");
+  check(requires_grad(), "backward: the tensor does not require gradients, and no operation that made it does");
+  Tensor start = gradient;
+  if (!start) {
+    check(numel() == 1, "backward: a gradient must be given for a result that is not a scalar, got shape ", shape());
+    start = ones_like(*this);
+  }
+  check(start.shape() == shape(), "backward: the gradient has shape ", start.shape(), ", the result ", shape());
+  const NoGrad guard;
+  if (is_leaf()) {
+    add_to_leaf(*impl(), start);
+    return;
+  }
+  const std::shared_ptr<Node> root = impl()->producer;
+  Pass pass(*root, start, options.retain_graph);
+  try {
+    pass.walk();
+  } catch (...) {
+    pass.abandon();
+    throw;
+  }
+}
+
+void Tensor::register_hook(std::function<Tensor(const Tensor&)> hook) {
+  check(requires_grad(), "register_hook: the tensor does not require gradients");
+  (is_leaf() ? impl()->hooks : impl()->producer->hooks).push_back(std::move(hook));
+}
+
+}  // namespace binade

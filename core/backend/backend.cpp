@@ -1,0 +1,54 @@
+// Devices: which there are, and bringing in a backend's kernels at first use.
+#include <fstream>
+#include <mutex>
+#include <thread>
+
+#include "binade/core/backend/kernel_slot.h"
+#include "binade/core/base/device.h"
+#include "binade/core/base/error.h"
+
+namespace binade {
+
+namespace cpu {
+void provide_kernels();  // ops/cpu, gathered by the build
+}
+
+std::string to_text(DeviceType type) { return type == DeviceType::cpu ? "cpu" : "cuda"; }
+std::string to_text(Device device) {
+  return device.type == DeviceType::cpu ? "cpu" : "cuda:" + std::to_string(device.index);
+}
+
+bool cuda_available() { return false; }
+
+Device default_device() { return cuda_available() ? Device{DeviceType::cuda, 0} : Device{}; }
+
+Device device_from_name(std::string_view text) {
+  if (text == "cpu") return {};
+  const bool cuda = text.starts_with("cuda");
+  const std::string_view rest = cuda ? text.substr(4) : text;
+  const bool indexed = rest.size() > 1 && rest[0] == ':' &&
+                       rest.find_first_not_of("0123456789", 1) == std::string_view::npos && rest.size() < 6;
+  check(cuda && (rest.empty() || indexed), "device: unknown device '", text, "', expected cpu, cuda or cuda:N");
+  check(cuda_available(), "device: ", text, " was asked for, but this build has no CUDA backend; use cpu");
+  return {DeviceType::cuda, indexed ? std::stoi(std::string(rest.substr(1))) : 0};
+}
+
+std::string device_description(Device device) {
+  check(device.type == DeviceType::cpu, "device_description: this build has no CUDA backend");
+  std::string model = "CPU";
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (!line.starts_with("model name")) continue;
+    model = line.substr(line.find(':') + 2);
+    break;
+  }
+  return model + ", " + std::to_string(std::thread::hardware_concurrency()) + " hardware threads";
+}
+
+void load_backend(DeviceType device) {
+  check(device == DeviceType::cpu, "device: this build has no CUDA backend");
+  static std::once_flag once;
+  std::call_once(once, cpu::provide_kernels);
+}
+
+}  // namespace binade

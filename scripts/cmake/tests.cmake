@@ -1,0 +1,72 @@
+# One GoogleTest program per folder of tests/, one benchmark per file of tests/bench/, and three scripts.
+find_package(GTest REQUIRED)
+find_package(Python3 COMPONENTS Interpreter REQUIRED)
+
+set(tests_dir ${PROJECT_SOURCE_DIR}/tests)
+set(test_environment OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_stack_use_after_return=1
+  UBSAN_OPTIONS=print_stacktrace=1)
+file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/results)
+
+# Links what test code may use; the paths let a test find golden files and the example programs.
+function(binade_test_code target)
+  binade_own_code(${target})
+  target_link_libraries(${target} PRIVATE binade nlohmann_json::nlohmann_json fmt::fmt Threads::Threads)
+  target_compile_definitions(${target} PRIVATE
+    BINADE_SOURCE_DIR="${PROJECT_SOURCE_DIR}" BINADE_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+endfunction()
+
+file(GLOB test_files CONFIGURE_DEPENDS RELATIVE ${tests_dir} tests/*/*.cpp)
+set(folders "")
+foreach(file IN LISTS test_files)
+  get_filename_component(folder ${file} DIRECTORY)
+  list(APPEND folders ${folder})
+endforeach()
+list(REMOVE_DUPLICATES folders)
+list(REMOVE_ITEM folders bench golden fuzz install device_sim)
+
+foreach(folder IN LISTS folders)
+  file(GLOB files CONFIGURE_DEPENDS tests/${folder}/*.cpp)
+  if(folder STREQUAL "op_suite")
+    file(GLOB sample_files CONFIGURE_DEPENDS tests/op_suite/samples_*.cpp)
+    binade_generate_op_samples(${generated}/op_samples.cpp ${sample_files})
+    list(APPEND files ${generated}/op_samples.cpp)
+  endif()
+  add_executable(test_${folder} ${files})
+  binade_test_code(test_${folder})
+  target_link_libraries(test_${folder} PRIVATE GTest::gtest GTest::gtest_main)
+  add_test(NAME ${folder}
+    COMMAND test_${folder} --gtest_output=json:${PROJECT_BINARY_DIR}/results/${folder}.json
+    WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${folder} PROPERTIES LABELS ${folder} TIMEOUT 1200 ENVIRONMENT "${test_environment}")
+  if(folder STREQUAL "train")
+    set_tests_properties(train PROPERTIES PROCESSORS 2)
+  endif()
+endforeach()
+
+file(GLOB bench_files CONFIGURE_DEPENDS tests/bench/*.cpp)
+foreach(file IN LISTS bench_files)
+  get_filename_component(name ${file} NAME_WE)
+  add_executable(${name} ${file})
+  binade_test_code(${name})
+  target_link_libraries(${name} PRIVATE DNNL::dnnl OpenMP::OpenMP_CXX)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bench)
+  if(name MATCHES "^bench_micro")
+    find_package(benchmark CONFIG REQUIRED)
+    target_link_libraries(${name} PRIVATE benchmark::benchmark)
+  else()
+    find_package(CLI11 CONFIG REQUIRED)
+    target_link_libraries(${name} PRIVATE CLI11::CLI11)
+  endif()
+endforeach()
+
+set(check ${Python3_EXECUTABLE} ${tests_dir}/structure/check_structure.py)
+add_test(NAME structure_rules COMMAND ${check} ${PROJECT_SOURCE_DIR})
+add_test(NAME structure_rules_can_fail COMMAND ${check} --self-test)
+set_tests_properties(structure_rules structure_rules_can_fail PROPERTIES LABELS structure)
+
+# A stranger's program against the installed package; only a release build has the size and speed to judge.
+if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT BINADE_SANITIZE)
+  add_test(NAME install COMMAND ${tests_dir}/install/run.sh ${PROJECT_BINARY_DIR} ${CMAKE_CXX_COMPILER})
+  set_tests_properties(install PROPERTIES LABELS install TIMEOUT 900 PROCESSORS 2 SKIP_RETURN_CODE 77)
+endif()
