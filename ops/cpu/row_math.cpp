@@ -200,60 +200,6 @@ void NormColumns(const float* x, const float* dy, float mean, float rstd, float*
   });
 }
 
-void WidenBF16(const BFloat16* x, float* y, std::int64_t n) {
-  // One loop GCC vectorises for the target at hand: a shift.
-  const auto* bits = reinterpret_cast<const std::uint16_t*>(x);
-  auto* out = reinterpret_cast<std::uint32_t*>(y);
-  const hn::ScalableTag<std::uint32_t> du;
-  const hn::Rebind<std::uint16_t, decltype(du)> dh;
-  const std::size_t count = static_cast<std::size_t>(n), step = hn::Lanes(du);
-  std::size_t i = 0;
-  for (; i + step <= count; i += step) {
-    hn::StoreU(hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(dh, bits + i))), du, out + i);
-  }
-  for (; i < count; ++i) y[i] = static_cast<float>(x[i]);
-}
-void NarrowBF16(const float* x, BFloat16* y, std::int64_t n) {
-  const auto* in = reinterpret_cast<const std::int32_t*>(x);
-  const hn::ScalableTag<std::int32_t> di;
-  const hn::Rebind<std::uint16_t, decltype(di)> dh;
-  const std::size_t count = static_cast<std::size_t>(n), step = hn::Lanes(di);
-  const auto one = hn::Set(di, 1), bias = hn::Set(di, 0x7fff), quiet = hn::Set(di, 0x40);
-  const auto low = hn::Set(di, 0xffff), magnitude = hn::Set(di, 0x7fffffff), infinity = hn::Set(di, 0x7f800000);
-  std::size_t i = 0;
-  for (; i + step <= count; i += step) {
-    const auto u = hn::LoadU(di, in + i);
-    const auto nan = hn::Gt(hn::And(u, magnitude), infinity);
-    const auto odd = hn::And(hn::ShiftRight<16>(u), one);
-    const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(bias, odd)));
-    const auto bits = hn::And(hn::IfThenElse(nan, hn::Or(hn::ShiftRight<16>(u), quiet), rounded), low);
-    hn::StoreU(hn::DemoteTo(dh, bits), dh, reinterpret_cast<std::uint16_t*>(y) + i);
-  }
-  for (; i < count; ++i) y[i] = BFloat16(x[i]);
-}
-void WidenF16(const Half* x, float* y, std::int64_t n) {
-  const D d;
-  const hn::Rebind<hwy::float16_t, D> dh;
-  const std::size_t count = static_cast<std::size_t>(n), step = lanes();
-  std::size_t i = 0;
-  for (; i + step <= count; i += step) {
-    hn::StoreU(hn::PromoteTo(d, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(x) + i)), d, y + i);
-  }
-  for (; i < count; ++i) y[i] = static_cast<float>(x[i]);
-}
-void NarrowF16(const float* x, Half* y, std::int64_t n) {
-  const D d;
-  const hn::Rebind<hwy::float16_t, D> dh;
-  const std::size_t count = static_cast<std::size_t>(n), step = lanes();
-  std::size_t i = 0;
-  if constexpr (HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86) {  // below, Highway's own emulation loses NaN and ties
-    for (; i + step <= count; i += step) {
-      hn::StoreU(hn::DemoteTo(dh, hn::LoadU(d, x + i)), dh, reinterpret_cast<hwy::float16_t*>(y) + i);
-    }
-  }
-  for (; i < count; ++i) y[i] = Half(x[i]);
-}
-
 }  // namespace binade::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -276,15 +222,7 @@ HWY_EXPORT(Normalize);
 HWY_EXPORT(NormSumsOf);
 HWY_EXPORT(NormGrad);
 HWY_EXPORT(NormColumns);
-HWY_EXPORT(WidenBF16);
-HWY_EXPORT(NarrowBF16);
-HWY_EXPORT(WidenF16);
-HWY_EXPORT(NarrowF16);
 
-void widen(const BFloat16* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(WidenBF16)(x, y, n); }
-void widen(const Half* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(WidenF16)(x, y, n); }
-void narrow(const float* x, BFloat16* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(NarrowBF16)(x, y, n); }
-void narrow(const float* x, Half* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(NarrowF16)(x, y, n); }
 float row_max(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Max)(x, n); }
 float row_sum(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Sum)(x, n); }
 float row_dot(const float* x, const float* y, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Dot)(x, y, n); }

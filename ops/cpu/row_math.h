@@ -7,14 +7,9 @@
 
 #include "binade/core/base/scalar.h"
 #include "binade/core/tensor/view.h"
+#include "binade/ops/cpu/convert.h"
 
 namespace binade::cpu {
-
-// ---- conversions ----
-void widen(const BFloat16* x, float* y, std::int64_t n);
-void widen(const Half* x, float* y, std::int64_t n);
-void narrow(const float* x, BFloat16* y, std::int64_t n);
-void narrow(const float* x, Half* y, std::int64_t n);
 
 // The row in its arithmetic type: itself, or widened into `room`.
 inline const float* row_in(const float* x, std::int64_t, float*) { return x; }
