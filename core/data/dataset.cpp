@@ -4,7 +4,7 @@
 #include <limits>
 #include <numeric>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 
 namespace binade::data {
 

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <thread>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 #include "binade/core/backend/memory.h"
 
 namespace binade::data {
