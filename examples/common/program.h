@@ -34,6 +34,9 @@ struct RunOptions {
   bool resume = false;
 
   PrecisionMode mode() const { return precision_mode(precision); }
+  bool saves_after(std::int64_t step) const {  // whether a checkpoint is due
+    return !checkpoint.empty() && (step + 1 == steps || (checkpoint_every > 0 && (step + 1) % checkpoint_every == 0));
+  }
 };
 void add_run_options(CLI::App& app, RunOptions& options);
 void validate(const RunOptions& options);               // throws Error
