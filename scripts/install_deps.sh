@@ -5,7 +5,7 @@ set -eu
 packages="build-essential cmake ninja-build ccache pkg-config
   libdnnl-dev libhwy-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev zlib1g-dev
   libgtest-dev libbenchmark-dev python3 python3-venv
-  dataset-fashion-mnist bible-kjv"
+  dataset-fashion-mnist bible-kjv libjs-chart.js"
 
 if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>&1; then
   echo "install_deps: this is not Debian or Ubuntu; install the equivalents of:" $packages >&2

@@ -1,6 +1,7 @@
 // KernelSlot: one typed function pointer per device. The only seam between operations and backends.
 #pragma once
 #include <array>
+#include <chrono>
 #include <span>
 #include <string_view>
 
@@ -14,6 +15,15 @@ template <class Item>  // lists of structs whose first member `where` is a view:
 Device device_of(std::span<const Item> items) {
   return items.front().where().device;
 }
+
+// Watches kernels run, for profiles; null when nobody does. Set it only while no kernel runs.
+struct KernelObserver {
+  virtual void on_kernel(std::string_view name, double seconds) = 0;
+
+ protected:
+  ~KernelObserver() = default;
+};
+inline KernelObserver* kernel_observer = nullptr;
 
 void load_backend(DeviceType device);  // provides the kernels of a device, once
 
@@ -29,7 +39,7 @@ class KernelSlot<void(First, Rest...)> {
   KernelSlot& operator=(const KernelSlot&) = delete;
 
   void provide(DeviceType device, Function function) { by_device_[static_cast<std::size_t>(device)] = function; }
-  bool provided(DeviceType device) const { return by_device_[static_cast<std::size_t>(device)] != nullptr; }
+  Function function(DeviceType device) const { return by_device_[static_cast<std::size_t>(device)]; }  // or null
   std::string_view name() const { return name_; }
 
   void operator()(First first, Rest... rest) const {
@@ -39,6 +49,13 @@ class KernelSlot<void(First, Rest...)> {
       load_backend(device);
       function = by_device_[static_cast<std::size_t>(device)];
       check(function != nullptr, name_, ": no kernel for ", to_text(device), " in this build");
+    }
+    if (kernel_observer) [[unlikely]] {
+      const auto start = std::chrono::steady_clock::now();
+      function(first, rest...);
+      kernel_observer->on_kernel(name_,
+                                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      return;
     }
     function(first, rest...);
   }

@@ -34,3 +34,14 @@ foreach(main IN LISTS mains)
   file(GLOB files CONFIGURE_DEPENDS ${folder}/*.cpp)
   binade_example(${name} ${files})
 endforeach()
+
+# The report of precision_compare embeds its page and the distribution's Chart.js, so that it needs no network.
+if(TARGET precision_compare)
+  include(scripts/cmake/embed.cmake)
+  find_file(BINADE_CHART_JS chart.min.js PATHS /usr/share/javascript/chart.js /usr/share/nodejs/chart.js/dist
+    NO_DEFAULT_PATH REQUIRED DOC "Chart.js, from libjs-chart.js")
+  binade_embed(${generated}/report_template.cpp report_template
+    ${PROJECT_SOURCE_DIR}/examples/precision_compare/report.html)
+  binade_embed(${generated}/chart_library.cpp chart_library ${BINADE_CHART_JS})
+  target_sources(precision_compare PRIVATE ${generated}/report_template.cpp ${generated}/chart_library.cpp)
+endif()

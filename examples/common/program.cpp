@@ -1,0 +1,119 @@
+#include "common/program.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+
+namespace example {
+
+PrecisionMode precision_mode(const std::string& name) {
+  if (name == "fp32") return {name, DType::f32, false};
+  if (name == "bf16") return {name, DType::bf16, false};
+  if (name == "fp16") return {name, DType::f16, true};
+  throw binade::Error("precision: unknown mode '" + name + "', expected fp32, bf16 or fp16");
+}
+
+void add_run_options(CLI::App& app, RunOptions& o) {
+  app.add_option("--precision", o.precision, "fp32, bf16, or fp16 with dynamic loss scaling")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  app.add_option("--device", o.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--seed", o.seed, "Initial weights, data order, dropout")->capture_default_str();
+  app.add_option("--steps", o.steps, "Training steps")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--batch", o.batch, "Samples per step")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--lr", o.lr, "Peak learning rate")->capture_default_str();
+  app.add_option("--metrics", o.metrics, "Write one JSON object per step to this file");
+  app.add_option("--checkpoint", o.checkpoint, "Save training state to this file; replaced atomically");
+  app.add_option("--every", o.checkpoint_every, "Steps between checkpoints (default: only at the end)")
+      ->check(CLI::PositiveNumber);
+  app.add_flag("--resume", o.resume, "Continue from --checkpoint, bit for bit");
+}
+
+void validate(const RunOptions& o) {
+  binade::check(std::isfinite(o.lr) && o.lr > 0, "--lr: expected a positive learning rate, got ", o.lr);
+  binade::check(!o.resume || !o.checkpoint.empty(), "--resume: needs --checkpoint FILE to continue from");
+  binade::check(o.checkpoint_every == 0 || !o.checkpoint.empty(), "--every: needs --checkpoint FILE to write to");
+}
+
+binade::Device choose_device(const std::string& name) {
+  const bool automatic = name == "auto";
+  const binade::Device device = automatic ? binade::default_device() : binade::device_from_name(name);
+  fmt::print("device: {}{}\n", binade::device_description(device),
+             automatic && device.type == binade::DeviceType::cpu ? " (no CUDA device)" : "");
+  return device;
+}
+
+int run_program(int argc, char** argv, const char* description, const std::function<void(CLI::App&)>& add_flags,
+                const std::function<void()>& body) {
+  CLI::App app(description);
+  add_flags(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // --help
+    return app.exit(asked);
+  } catch (const CLI::Error& error) {
+    fmt::print(stderr, "{}: {} (--help lists the flags)\n", app.get_name().empty() ? argv[0] : app.get_name(),
+               error.what());
+    return 2;
+  }
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    std::fflush(stdout);
+    fmt::print(stderr, "error: {}\n", error.what());
+    return std::string_view(error.what()).starts_with("--") || std::string_view(error.what()).starts_with("device:") ? 2
+                                                                                                                     : 1;
+  }
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string human_bytes(std::size_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  if (bytes >= std::size_t{1} << 30) return fmt::format("{:.2f} GiB", value / 1073741824.0);
+  if (bytes >= std::size_t{1} << 20) return fmt::format("{:.1f} MiB", value / 1048576.0);
+  return fmt::format("{:.1f} KiB", value / 1024.0);
+}
+
+Progress::Progress(std::string what, std::string unit, std::int64_t first_step, std::int64_t steps)
+    : what_(std::move(what)),
+      unit_(std::move(unit)),
+      first_(first_step),
+      steps_(steps),
+      terminal_(isatty(STDOUT_FILENO) != 0),
+      start_(std::chrono::steady_clock::now()),
+      last_(start_ - std::chrono::hours(1)) {}
+
+void Progress::update(const Now& now) {
+  const double quiet = seconds_since(last_);
+  const bool ends = now.step == first_ || now.step == steps_ - 1;
+  if (!ends && quiet < (terminal_ ? 0.2 : 10.0)) return;
+  last_ = std::chrono::steady_clock::now();
+  const double elapsed = seconds_since(start_);
+  const auto done = static_cast<double>(now.step + 1 - first_);
+  const double left = elapsed / done * static_cast<double>(steps_ - 1 - now.step);
+  std::string text = fmt::format("{}  step {}/{}  loss {:.4f}  lr {:.2e}  {:.0f} {}", what_, now.step + 1, steps_,
+                                 now.loss, now.lr, now.items_per_s, unit_);
+  if (now.loss_scale > 0) text += fmt::format("  scale {:.0f} skipped {}", now.loss_scale, now.skipped);
+  text += fmt::format("  {}  {:.0f} s left", human_bytes(binade::memory_stats().peak_total), left);
+  fmt::print(terminal_ ? "\r\x1b[2K{}" : "{}\n", text);
+  std::fflush(stdout);
+}
+
+void Progress::line(const std::string& text) {
+  fmt::print(terminal_ ? "\r\x1b[2K{}\n" : "{}\n", text);
+  std::fflush(stdout);
+}
+
+void Progress::finish() {
+  if (terminal_) fmt::print("\n");
+  std::fflush(stdout);
+}
+
+}  // namespace example

@@ -1,0 +1,75 @@
+// What every example program shares: flags, exit codes, precision modes, progress.
+#pragma once
+#include <binade/binade.h>
+
+#include <chrono>
+#include <functional>
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace example {
+
+using binade::DType;
+using binade::Tensor;
+
+// A precision a program can be asked for.
+struct PrecisionMode {
+  std::string name;      // fp32, bf16, fp16
+  DType autocast;        // f32: off
+  bool loss_scaling;     // FP16 gradients need it
+};
+PrecisionMode precision_mode(const std::string& name);  // throws Error listing the modes
+
+struct RunOptions {
+  std::string precision = "fp32", device = "auto";
+  std::uint64_t seed = 42;
+  std::int64_t steps = 0, batch = 0;
+  double lr = 0;
+  std::string metrics;                  // JSON lines, one object per step
+  std::string checkpoint;               // file
+  std::int64_t checkpoint_every = 0;    // steps
+  bool resume = false;
+
+  PrecisionMode mode() const { return precision_mode(precision); }
+  bool saves_after(std::int64_t step) const {  // whether a checkpoint is due
+    return !checkpoint.empty() && (step + 1 == steps || (checkpoint_every > 0 && (step + 1) % checkpoint_every == 0));
+  }
+};
+void add_run_options(CLI::App& app, RunOptions& options);
+void validate(const RunOptions& options);               // throws Error
+binade::Device choose_device(const std::string& name);  // says in one line what runs where
+
+// Runs `body` and turns what it throws into one line and an exit code: 2 for usage, 1 otherwise.
+// `add_flags` declares the program's flags.
+int run_program(int argc, char** argv, const char* description, const std::function<void(CLI::App&)>& add_flags,
+                const std::function<void()>& body);
+
+// One line that is rewritten on a terminal, plain lines now and then in a log.
+class Progress {
+ public:
+  struct Now {
+    std::int64_t step = 0;
+    double loss = 0, lr = 0;
+    double loss_scale = 0;  // 0: no loss scaling
+    std::int64_t skipped = 0;
+    double items_per_s = 0;
+  };
+  Progress(std::string what, std::string unit, std::int64_t first_step, std::int64_t steps);
+  void update(const Now& now);
+  void line(const std::string& text);  // a line of its own, above the progress
+  void finish();
+
+ private:
+  std::string what_, unit_;
+  std::int64_t first_, steps_;
+  bool terminal_;
+  std::chrono::steady_clock::time_point start_, last_;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start);
+std::string human_bytes(std::size_t bytes);  // "12.3 MiB"
+
+}  // namespace example

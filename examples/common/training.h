@@ -1,0 +1,33 @@
+// Saving, resuming and reporting a training run: the same for every model.
+#pragma once
+#include <binade/binade.h>
+
+#include <optional>
+#include <string>
+
+#include "binade/core/io/metrics.h"
+#include "common/batches.h"
+#include "common/program.h"
+
+namespace example {
+
+struct Training {  // all that the next step depends on, beside the options
+  binade::nn::Module& model;
+  binade::optim::Optimizer& optimizer;
+  binade::amp::GradScaler& scaler;
+  Batches& batches;
+
+  void save(const std::string& path, std::int64_t steps_done) const;
+  std::int64_t load(const std::string& path) const;  // steps done
+};
+
+struct StepReport {
+  std::int64_t step = 0;
+  double loss = 0, lr = 0, grad_norm = 0, items_per_s = 0;
+  const char* rate_name = "items_per_s";
+
+  Progress::Now progress(const binade::amp::GradScaler& scaler) const;
+  binade::io::Metrics metrics(const binade::amp::GradScaler& scaler, std::optional<double> validation_loss) const;
+};
+
+}  // namespace example

@@ -1,0 +1,104 @@
+// Trains a multi-layer perceptron on images: Fashion-MNIST, 8x8 digits, or any folder in MNIST's format.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <optional>
+
+#include "common/models.h"
+#include "common/training.h"
+
+using namespace binade;
+using namespace example;
+
+namespace {
+
+struct Options : RunOptions {
+  std::string dataset = "fashion", data;
+  std::int64_t hidden = 256;
+};
+
+data::TrainTest load_images(const Options& o) {
+  if (!o.data.empty()) return data::idx_images(o.data);
+  return o.dataset == "digits" ? data::digits() : data::fashion_mnist();
+}
+
+void train(const Options& o) {
+  validate(o);
+  const PrecisionMode mode = o.mode();
+  const Device device = choose_device(o.device);
+  manual_seed(o.seed);
+
+  const auto [train_set, test_set] = load_images(o);
+  check(o.batch <= train_set.size(), "--batch: ", o.batch, " is more than the ", train_set.size(), " training images");
+  nn::Sequential model(nn::Linear(train_set.inputs().size(1), o.hidden), nn::ReLU(), nn::Linear(o.hidden, 10));
+  model.to(device);
+  fmt::print("mlp: {} training and {} test images, {} parameters, {}\n", train_set.size(), test_set.size(),
+             model.parameter_count(), mode.name);
+
+  optim::AdamW optimizer(model.parameters(), {.lr = o.lr, .weight_decay = 0.01});
+  amp::GradScaler scaler({.enabled = mode.loss_scaling});
+  const auto schedule = optim::Schedule::cosine(o.lr, {.total_steps = o.steps, .warmup_steps = o.steps / 20});
+  Batches batches(train_set,
+                  {.batch_size = o.batch, .shuffle = true, .drop_last = true, .seed = o.seed, .device = device});
+
+  std::int64_t first = 0;
+  const Training training{model, optimizer, scaler, batches};
+  if (o.resume) first = training.load(o.checkpoint);
+  std::optional<io::MetricsWriter> metrics;
+  if (!o.metrics.empty()) metrics.emplace(o.metrics, o.resume);
+
+  Progress progress("mlp " + mode.name, "images/s", first, o.steps);
+  const auto start = std::chrono::steady_clock::now();
+  for (std::int64_t step = first; step < o.steps; ++step) {
+    const double lr = optim::set_lr(optimizer, schedule, step);
+    const auto& [images, labels] = batches.next();
+    Tensor loss;
+    {
+      amp::Autocast autocast(mode.autocast);
+      loss = cross_entropy(model(images), labels);
+    }
+    scaler.scale(loss).backward();
+    scaler.unscale_(optimizer);
+    const Tensor grad_norm = optim::clip_grad_norm_(model.parameters(), 1.0);
+    scaler.step(optimizer);
+    scaler.update();
+    optimizer.zero_grad();
+
+    const double rate = static_cast<double>((step + 1 - first) * o.batch) / seconds_since(start);
+    const StepReport report{step, loss.item<double>(), lr, grad_norm.item<double>(), rate, "images_per_s"};
+    progress.update(report.progress(scaler));
+    std::optional<Accuracy> test;
+    if (step + 1 == o.steps) {
+      amp::Autocast autocast(mode.autocast);
+      test = evaluate(model, test_set, device);
+    }
+    if (metrics) metrics->write(step, report.metrics(scaler, test ? std::optional(test->loss) : std::nullopt));
+    if (o.saves_after(step)) training.save(o.checkpoint, step + 1);
+    if (test) {
+      progress.finish();
+      fmt::print("mlp {}: test loss {:.4f}, test accuracy {:.2f} %\n", mode.name, test->loss, 100 * test->accuracy);
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  options.steps = 1500;
+  options.batch = 128;
+  options.lr = 1e-3;
+  return run_program(
+      argc, argv, "Trains an MLP on images in fp32, bf16 or fp16.",
+      [&](CLI::App& app) {
+        add_run_options(app, options);
+        app.add_option("--dataset", options.dataset, "fashion or digits (8x8)")
+            ->check(CLI::IsMember({"fashion", "digits"}))
+            ->capture_default_str();
+        app.add_option("--data", options.data, "A folder with the four MNIST-format files, plain or .gz");
+        app.add_option("--hidden", options.hidden, "Width of the hidden layer")
+            ->check(CLI::PositiveNumber)
+            ->capture_default_str();
+      },
+      [&] { train(options); });
+}

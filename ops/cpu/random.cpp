@@ -1,0 +1,104 @@
+// Random fills and dropout. Element i (row-major) uses word i of its draw; one Philox block serves four elements.
+#include "binade/core/backend/kernels.h"
+#include "binade/ops/cpu/blocks.h"
+
+namespace binade::cpu {
+namespace {
+
+// The words [begin, begin + count) of a draw.
+void philox_words(PhiloxState state, std::int64_t begin, std::int64_t count, std::uint32_t* words) {
+  const auto first = static_cast<std::uint64_t>(begin), end = first + static_cast<std::uint64_t>(count);
+  for (std::uint64_t block = first / 4; block * 4 < end; ++block) {
+    const Philox4 four = philox(state, block);
+    for (std::uint64_t lane = 0; lane < 4; ++lane) {
+      const std::uint64_t i = block * 4 + lane;
+      if (i >= first && i < end) words[i - first] = four.x[lane];
+    }
+  }
+}
+
+// y[i] = value(words of element i) for all elements, in blocks; `per_element` words each.
+template <class C, class Value>
+void fill_from_words(const TensorView& y, PhiloxState state, std::int64_t per_element, const Value& value) {
+  const MergedDims merged = merge_dims<1>(y.shape, {y});
+  parallel_for(y.numel(), elementwise_grain, [&](std::int64_t chunk_begin, std::int64_t chunk_end) {
+    std::uint32_t words[2 * block_size];
+    C values[block_size];
+    for (std::int64_t begin = chunk_begin; begin < chunk_end; begin += block_size) {
+      const std::int64_t end = std::min(begin + block_size, chunk_end), count = end - begin;
+      philox_words(state, begin * per_element, count * per_element, words);
+      for (std::int64_t i = 0; i < count; ++i) values[i] = value(words + i * per_element);
+      const C* next = values;
+      for_each_run(merged, 0, begin, end, [&](std::int64_t offset, std::int64_t stride, std::int64_t length) {
+        write_run(next, y.data + offset * size_of(y.dtype), y.dtype, stride, length);
+        next += length;
+      });
+    }
+  });
+}
+
+void uniform(TensorView y, PhiloxState state, double low, double high) {
+  const double width = high - low;
+  fill_from_words<double>(y, state, 1, [&](const std::uint32_t* words) {
+    return low + width * static_cast<double>(uniform_from_word(words[0]));
+  });
+}
+
+void normal(TensorView y, PhiloxState state, double mean, double stddev) {
+  fill_from_words<double>(y, state, 2, [&](const std::uint32_t* words) {
+    return mean + stddev * normal_from_words(words[0], words[1]);
+  });
+}
+
+// The upper half of word times range: each value's share of the 2^32 words differs by at most one word.
+void randint(TensorView y, PhiloxState state, std::int64_t low, std::int64_t high) {
+  const auto range = static_cast<std::uint64_t>(high) - static_cast<std::uint64_t>(low);
+  check(high > low && range <= (std::uint64_t{1} << 32), "randint: expected low < high and at most 2^32 values, got [",
+        low, ", ", high, ")");
+  fill_from_words<std::int64_t>(y, state, 1, [&](const std::uint32_t* words) {
+    return low + static_cast<std::int64_t>((words[0] * range) >> 32);
+  });
+}
+
+void dropout(TensorView x, TensorView y, PhiloxState state, double p) {
+  const MergedDims merged = merge_dims<2>(y.shape, {x, y});
+  const auto run = [&]<class C>() {
+    const C scale = p < 1 ? static_cast<C>(1 / (1 - p)) : C(0);
+    const auto limit = static_cast<float>(p);
+    parallel_for(y.numel(), elementwise_grain, [&](std::int64_t chunk_begin, std::int64_t chunk_end) {
+      std::uint32_t words[block_size];
+      C values[block_size];
+      for (std::int64_t begin = chunk_begin; begin < chunk_end; begin += block_size) {
+        const std::int64_t end = std::min(begin + block_size, chunk_end), count = end - begin;
+        philox_words(state, begin, count, words);
+        C* read = values;
+        for_each_run(merged, 0, begin, end, [&](std::int64_t offset, std::int64_t stride, std::int64_t length) {
+          read_run(x.data + offset * size_of(x.dtype), x.dtype, stride, length, read);
+          read += length;
+        });
+        for (std::int64_t i = 0; i < count; ++i) {
+          values[i] = uniform_from_word(words[i]) >= limit ? values[i] * scale : C(0);
+        }
+        const C* next = values;
+        for_each_run(merged, 1, begin, end, [&](std::int64_t offset, std::int64_t stride, std::int64_t length) {
+          write_run(next, y.data + offset * size_of(y.dtype), y.dtype, stride, length);
+          next += length;
+        });
+      }
+    });
+  };
+  if (x.dtype == DType::f64) return run.operator()<double>();
+  run.operator()<float>();
+}
+
+}  // namespace
+
+void provide_random();
+void provide_random() {
+  kernel::uniform.provide(DeviceType::cpu, uniform);
+  kernel::normal.provide(DeviceType::cpu, normal);
+  kernel::randint.provide(DeviceType::cpu, randint);
+  kernel::dropout.provide(DeviceType::cpu, dropout);
+}
+
+}  // namespace binade::cpu

@@ -1,0 +1,73 @@
+// The pre-norm transformer (Vaswani et al. 2017; Radford et al. 2019, GPT-2) and its parts.
+#pragma once
+#include <cstdint>
+
+#include "binade/ops/nn/layers.h"
+#include "binade/ops/nn/module.h"
+
+namespace binade::nn {
+
+struct AttentionSettings {
+  bool causal = false;
+  double dropout = 0;  // of the probabilities and of the result
+  bool bias = true;
+};
+struct MultiHeadAttention : Module {  // self-attention: x [batch, time, channels] -> the same
+  MultiHeadAttention(std::int64_t channels, std::int64_t head_count, AttentionSettings settings = {});
+  Tensor operator()(const Tensor& x) const;
+  std::int64_t heads;
+  bool causal;
+  double dropout_p;
+  Linear qkv, proj;  // [3 * channels, channels], [channels, channels]
+};
+
+struct MLPSettings {
+  double dropout = 0;
+  bool bias = true;
+};
+struct MLP : Module {  // proj(gelu(fc(x))), GELU in its tanh form, computed with fc
+  MLP(std::int64_t channels, std::int64_t hidden, MLPSettings settings = {});
+  Tensor operator()(const Tensor& x) const;
+  double dropout_p;
+  Linear fc, proj;
+};
+
+struct TransformerBlock : Module {  // x + attn(ln_1(x)), then x + mlp(ln_2(x))
+  TransformerBlock(std::int64_t channels, std::int64_t heads, AttentionSettings settings = {});
+  Tensor operator()(const Tensor& x) const;
+  LayerNorm ln_1;
+  MultiHeadAttention attn;
+  LayerNorm ln_2;
+  MLP mlp;
+};
+
+struct GPTConfig {
+  std::int64_t vocab_size = 50257, block_size = 1024;  // block_size: the longest sequence
+  std::int64_t n_layer = 12, n_head = 12, n_embd = 768;
+  double dropout = 0;
+  bool bias = true;  // in linear layers and layer norms
+};
+
+struct GenerateOptions {
+  double temperature = 1;  // 0: the most likely token
+  std::int64_t top_k = 0;  // 0: all
+};
+
+// Tokens are i64 [batch, time], time <= block_size. The classifier is wte's weight, transposed: one tensor.
+struct GPT : Module {
+  explicit GPT(const GPTConfig& settings);
+  Tensor operator()(const Tensor& tokens) const { return forward(tokens); }
+  Tensor forward(const Tensor& tokens) const;  // logits [batch, time, vocab_size]
+  Tensor hidden(const Tensor& tokens) const;   // before the classifier [batch, time, n_embd]
+  Tensor loss(const Tensor& tokens, const Tensor& targets) const;  // mean cross-entropy; a target of -100 is ignored
+  // Appends `count` tokens to each row, drawn from the library's random stream; sees the last block_size tokens.
+  Tensor generate(const Tensor& tokens, std::int64_t count, GenerateOptions options = {});
+
+  GPTConfig config;
+  Embedding wte, wpe;
+  Dropout drop;
+  std::vector<TransformerBlock> h;
+  LayerNorm ln_f;
+};
+
+}  // namespace binade::nn
