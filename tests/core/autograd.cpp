@@ -92,7 +92,8 @@ TEST(Backward, RetainedGraphRunsAgain) {
 }
 
 TEST(Backward, FailedPassLeavesNothingBehind) {
-  const Tensor x = leaf({2}), w = leaf({3});
+  const Tensor x = leaf({2});
+  Tensor w = leaf({3});
   int calls = 0;
   w.register_hook([&](const Tensor&) {
     ++calls;
@@ -172,7 +173,7 @@ TEST(Recording, DetachedPartsGetNoGradient) {
 }
 
 TEST(Hooks, LeafHookRunsOnceWhenTheGradientIsFinal) {
-  const Tensor x = leaf({2});
+  Tensor x = leaf({2});
   std::vector<float> seen;
   x.register_hook([&](const Tensor& grad) {
     seen.push_back(grad.item<float>());
@@ -183,15 +184,15 @@ TEST(Hooks, LeafHookRunsOnceWhenTheGradientIsFinal) {
 }
 
 TEST(Hooks, LeafHookMayReplace) {
-  const Tensor x = leaf({2});
+  Tensor x = leaf({2});
   x.register_hook([](const Tensor& grad) { return grad * 10.0; });
   (x * x).backward();
   EXPECT_EQ(x.grad().item<float>(), 40);
 }
 
 TEST(Hooks, InnerHookSeesAndReplaces) {
-  const Tensor x = leaf({2});
-  const Tensor y = x * 3.0;
+  Tensor x = leaf({2});
+  Tensor y = x * 3.0;
   float seen = 0;
   y.register_hook([&](const Tensor& grad) {
     seen = grad.item<float>();
@@ -203,7 +204,7 @@ TEST(Hooks, InnerHookSeesAndReplaces) {
 }
 
 TEST(Hooks, HookOfOneLeafRunsBeforeEarlierOperationsAreReached) {
-  const Tensor early = leaf({2}), late = leaf({3});
+  Tensor early = leaf({2}), late = leaf({3});
   std::vector<std::string> order;
   early.register_hook([&](const Tensor&) {
     order.emplace_back("early");

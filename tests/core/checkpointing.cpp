@@ -52,7 +52,7 @@ TEST(Checkpoint, CapturedParametersGetGradientsThoughNoInputNeedsThem) {
 }
 
 TEST(Checkpoint, HookOfAParameterSharedByTwoRunsOnce) {
-  const Tensor w = ones({2, 2}, {.requires_grad = true});
+  Tensor w = ones({2, 2}, {.requires_grad = true});
   std::vector<float> seen;
   w.register_hook([&](const Tensor& grad) {
     seen.push_back(grad.to_vector<float>()[0]);
