@@ -76,7 +76,7 @@ struct Reduce : Op {
     const Shape& shape = in[0].shape();
     const Shape kept = kept_shape(shape);
     std::vector<std::vector<double>> groups(static_cast<std::size_t>(kept.numel()));
-    const auto x = in[0].data<double>();
+    const std::vector<double> x = in[0].to_vector<double>();
     for (std::size_t i = 0; i < x.size(); ++i) {
       std::int64_t rest = static_cast<std::int64_t>(i), group = 0, step = 1;
       for (int d = shape.size() - 1; d >= 0; --d) {
