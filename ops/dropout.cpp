@@ -23,7 +23,8 @@ struct Dropout final : Op {
     return in[0].spec();
   }
   Tensor forward(Inputs in, Saved&) const override {
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     kernel::dropout(in[0], y, state, p);
     return y;
   }

@@ -62,7 +62,8 @@ struct Unary final : Op {
   }
 
   Tensor forward(Inputs in, Saved& saved) const override {
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     kernel::unary_forward<Formula>(in[0], y, args);
     saved.save(in[0]);
     return y;

@@ -116,7 +116,8 @@ struct Sum final : Reduce {
   double scale(const Shape& shape) const { return mean ? 1.0 / static_cast<double>(count(shape)) : 1.0; }
   Tensor forward(Inputs in, Saved& saved) const override {
     const Shape& shape = in[0].shape();
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     kernel::sum(in[0], kept_view(y, shape), scale(shape), false);
     saved.save(shape_only(in[0]));
     return y;
@@ -149,7 +150,8 @@ struct Extreme final : Reduce {
     return {shape, dtype};
   }
   Tensor forward(Inputs in, Saved& saved) const override {
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     (largest ? kernel::amax : kernel::amin)(in[0], kept_view(y, in[0].shape()));
     saved.save(in[0]);
     saved.save(y);
@@ -187,7 +189,8 @@ struct Var final : Reduce {
   Precision precision() const override { return Precision::full; }
   Tensor forward(Inputs in, Saved& saved) const override {
     const Shape& shape = in[0].shape();
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     Tensor mean = empty({y.shape(), wide(y.dtype())}, y.device());
     kernel::var(in[0], kept_view(mean, shape), kept_view(y, shape), correction);
     saved.save(in[0]);
@@ -218,7 +221,8 @@ struct Norm final : Reduce {
   std::string_view name() const override { return "norm"; }
   Precision precision() const override { return Precision::full; }
   Tensor forward(Inputs in, Saved& saved) const override {
-    Tensor exact = empty({result_shape(in[0].shape()), wide(infer(in).dtype)}, in[0].device());
+    const Spec spec = infer(in);
+    Tensor exact = empty({spec.shape, wide(spec.dtype)}, in[0].device());
     kernel::norm(in[0], kept_view(exact, in[0].shape()));
     saved.save(in[0]);
     saved.save(exact);
@@ -248,7 +252,8 @@ struct LogSumExp final : Reduce {
   std::string_view name() const override { return "logsumexp"; }
   Precision precision() const override { return Precision::full; }
   Tensor forward(Inputs in, Saved& saved) const override {
-    Tensor exact = empty({result_shape(in[0].shape()), wide(infer(in).dtype)}, in[0].device());
+    const Spec spec = infer(in);
+    Tensor exact = empty({spec.shape, wide(spec.dtype)}, in[0].device());
     kernel::logsumexp(in[0], kept_view(exact, in[0].shape()));
     saved.save(in[0]);
     saved.save(exact);
@@ -286,7 +291,8 @@ struct ArgExtreme final : Reduce {
     return {shape, DType::i64};
   }
   Tensor forward(Inputs in, Saved&) const override {
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     (largest ? kernel::argmax : kernel::argmin)(in[0], kept_view(y, in[0].shape()));
     return y;
   }
