@@ -78,8 +78,8 @@ inline KernelSlot<void(TensorView x, TensorView weight, TensorView rstd, TensorV
 inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView bias,
                        TensorView y)>
     batch_norm{"batch_norm"};
-inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, double eps)> batch_norm_statistics{
-    "batch_norm_statistics"};  // per channel mean and 1 / sqrt(biased variance + eps)
+inline KernelSlot<void(TensorView x, TensorView mean, TensorView var, TensorView rstd, double eps)>
+    batch_norm_statistics{"batch_norm_statistics"};  // per channel mean, biased variance, 1 / sqrt(variance + eps)
 inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView dy, TensorView dx,
                        TensorView dweight, TensorView dbias, bool training)>
     batch_norm_backward{"batch_norm_backward"};  // training: the statistics depend on x
