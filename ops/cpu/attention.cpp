@@ -46,7 +46,7 @@ class Workspace {
     y.data = reinterpret_cast<std::byte*>(take(y.numel()));
     return y;
   }
-  // x [rows, d] dense and in S: itself, or a copy. Products read rows that lie far apart at half the speed.
+  // x [rows, d] dense and in S: itself, or a copy.
   TensorView dense(const TensorView& x) {
     if (x.dtype == dtype_of<S> && x.is_contiguous()) return x;
     const TensorView y = rows(x);
