@@ -120,7 +120,7 @@ Tensor index_select(const Tensor& x, std::int64_t dim, const Tensor& index);  //
 // ---- attention ------------------------------------------------------------------------------------------------------------
 struct SdpaOptions {
   bool is_causal = false;
-  std::optional<double> scale;  // default 1 / sqrt(d)
+  std::optional<double> scale = {};  // default 1 / sqrt(d)
   double dropout = 0;           // applied whenever it is not 0
 };
 // q [batch, heads, time_q, d], k, v [batch, kv_heads, time_k, d], heads a multiple of kv_heads (grouped-query).

@@ -39,7 +39,7 @@ struct Scale : Op {
     if (out.wanted(0)) out.put(0, times(dy));
   }
   Tensor reference(Inputs in) const override {
-    const Tensor y = empty({in[0].shape(), DType::f64}, cpu);
+    const Tensor y = empty({in[0].shape(), DType::f64}, Device{});
     const auto x = in[0].data<double>();
     std::transform(x.begin(), x.end(), y.data<double>().begin(), [this](double v) { return v * factor; });
     return y;

@@ -38,26 +38,26 @@ class KernelSlot<void(First, Rest...)> {
   KernelSlot(const KernelSlot&) = delete;
   KernelSlot& operator=(const KernelSlot&) = delete;
 
-  void provide(DeviceType device, Function function) { by_device_[static_cast<std::size_t>(device)] = function; }
+  void provide(DeviceType device, Function kernel) { by_device_[static_cast<std::size_t>(device)] = kernel; }
   Function function(DeviceType device) const { return by_device_[static_cast<std::size_t>(device)]; }  // or null
   std::string_view name() const { return name_; }
 
   void operator()(First first, Rest... rest) const {
     const DeviceType device = device_of(first).type;
-    Function function = by_device_[static_cast<std::size_t>(device)];
-    if (!function) [[unlikely]] {
+    Function kernel = function(device);
+    if (!kernel) [[unlikely]] {
       load_backend(device);
-      function = by_device_[static_cast<std::size_t>(device)];
-      check(function != nullptr, name_, ": no kernel for ", to_text(device), " in this build");
+      kernel = function(device);
+      check(kernel != nullptr, name_, ": no kernel for ", to_text(device), " in this build");
     }
     if (kernel_observer) [[unlikely]] {
       const auto start = std::chrono::steady_clock::now();
-      function(first, rest...);
-      kernel_observer->on_kernel(name_,
-                                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      kernel(first, rest...);
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      kernel_observer->on_kernel(name_, seconds.count());
       return;
     }
-    function(first, rest...);
+    kernel(first, rest...);
   }
 
  private:

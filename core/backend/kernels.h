@@ -78,8 +78,8 @@ inline KernelSlot<void(TensorView x, TensorView weight, TensorView rstd, TensorV
 inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView bias,
                        TensorView y)>
     batch_norm{"batch_norm"};
-inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, double eps)> batch_norm_statistics{
-    "batch_norm_statistics"};  // per channel mean and 1 / sqrt(biased variance + eps)
+inline KernelSlot<void(TensorView x, TensorView mean, TensorView var, TensorView rstd, double eps)>
+    batch_norm_statistics{"batch_norm_statistics"};  // per channel mean, biased variance, 1 / sqrt(variance + eps)
 inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView dy, TensorView dx,
                        TensorView dweight, TensorView dbias, bool training)>
     batch_norm_backward{"batch_norm_backward"};  // training: the statistics depend on x
@@ -122,7 +122,8 @@ inline KernelSlot<void(TensorView q, TensorView k, TensorView v, TensorView mask
 inline KernelSlot<void(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
                        TensorView d_o, TensorView dq, TensorView dk, TensorView dv, AttentionOptions options)>
     attention_backward{"attention_backward"};
-// Rotates pairs of the last dim of x [.., time, d] by the angle whose cosine and sine are in cos, sin [time, d/2] f32;
+// Rotates pairs of the last dim of x [.., time, d] by the angle whose cosine and sine are in cos, sin [time, d/2] f32
+// (f64 for f64), contiguous;
 // pairs (2i, 2i+1) when interleaved, else (i, i + d/2). Inverse rotates back (the backward pass).
 inline KernelSlot<void(TensorView x, TensorView cos, TensorView sin, TensorView y, bool interleaved, bool inverse)>
     rotary{"rotary"};

@@ -4,7 +4,7 @@
 #include <limits>
 #include <numeric>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 
 namespace binade::data {
 
@@ -12,7 +12,7 @@ TensorDataset::TensorDataset(Tensor inputs, Tensor targets) {
   check(inputs.defined() && targets.defined(), "TensorDataset: inputs and targets must be defined");
   check(inputs.dim() > 0 && targets.dim() > 0 && inputs.size(0) == targets.size(0),
         "TensorDataset: inputs and targets must have as many rows: ", inputs.shape(), " and ", targets.shape());
-  check(inputs.device() == cpu && targets.device() == cpu, "TensorDataset: tensors must be on the CPU, got ",
+  check(inputs.device() == Device{} && targets.device() == Device{}, "TensorDataset: tensors must be on the CPU, got ",
         inputs.device(), " and ", targets.device());
   const NoGrad guard;
   inputs_ = inputs.detach().contiguous();

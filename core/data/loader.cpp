@@ -9,7 +9,7 @@
 #include <numeric>
 #include <thread>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 #include "binade/core/backend/memory.h"
 
 namespace binade::data {
@@ -146,7 +146,7 @@ void Loader::advance() {
     return;
   }
   Batch batch = prefetcher_ ? prefetcher_->next() : make(state_.next_batch);
-  if (!(options_.device == cpu)) {  // on the caller's thread: its stream orders the copies
+  if (!(options_.device == Device{})) {  // on the caller's thread: its stream orders the copies
     const NoGrad guard;
     const MemoryTagScope tag(MemoryTag::data);
     batch = {batch.inputs.to(options_.device), batch.targets.to(options_.device)};

@@ -17,7 +17,7 @@ struct LoaderOptions {
   bool shuffle = false;
   bool drop_last = false;  // leave out a last batch that is not full
   std::uint64_t seed = 0;
-  Device device = cpu;
+  Device device = {};
   std::int64_t prefetch = 2;  // batches a background thread prepares ahead; 0: none
 };
 

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 #include "binade/core/io/atomic_file.h"
 
 namespace binade::io {
@@ -140,7 +140,7 @@ void save(const std::string& path, const TensorMap& tensors, const Metadata& met
   file.write(std::as_bytes(std::span(&size, 1)));
   file.write(std::as_bytes(std::span(text)));
   for (const auto& [name, x] : items) {
-    const Tensor here = x.detach().to(cpu).contiguous();
+    const Tensor here = x.detach().to(Device{}).contiguous();
     file.write(bytes_of(here));
   }
   file.commit();
@@ -197,7 +197,7 @@ TensorFile load_with_metadata(const std::string& path) {
   reader.rule(at == data_size, "expected ", at, " bytes of data, found ", data_size);
 
   for (const Entry& entry : entries) {
-    const Tensor x = empty(entry.spec, cpu);
+    const Tensor x = empty(entry.spec, Device{});
     read(TensorView(x).data, entry.end - entry.begin);
     if (entry.spec.dtype == DType::boolean) {
       for (const std::byte b : bytes_of(x)) {

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 
 namespace binade::nn::init {
 

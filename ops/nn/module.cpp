@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/tensor/tensor_impl.h"
 
@@ -138,7 +138,7 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& state) {
   const NoGrad guard;
   for (auto& [name, x] : own) {
     Tensor target = x;
-    target.copy_(state.at(name));
+    target.copy_(state.at(name).to(x.device()));
   }
 }
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "binade/core/autograd/grad_mode.h"
+#include "binade/core/tensor/grad_mode.h"
 #include "binade/core/base/random.h"
 #include "binade/ops/nn/init.h"
 

@@ -1,0 +1,54 @@
+// Gradient clipping by norm and by value.
+#include "binade/core/optim/clip.h"
+
+#include <vector>
+
+#include "binade/core/backend/kernels.h"
+#include "binade/core/tensor/tensor_impl.h"
+
+namespace binade::optim {
+namespace {
+
+std::vector<kernel::GradItem> grads_of(const Tensors& params, const char* op) {
+  std::vector<kernel::GradItem> items;
+  Device device;
+  for (const Tensor& param : params) {
+    check(param.defined(), op, ": a parameter is undefined");
+    const Tensor grad = param.grad();
+    if (!grad) continue;
+    check(grad.is_contiguous(), op, ": gradients must be contiguous, got one of shape ", grad.shape(), " that is not");
+    if (items.empty()) device = grad.device();
+    check(grad.device() == device, op, ": gradients must lie on one device, got ", to_text(device), " and ",
+          to_text(grad.device()));
+    items.push_back({grad});
+  }
+  return items;
+}
+void bump_versions(const Tensors& params) {
+  for (const Tensor& param : params) {
+    if (const Tensor grad = param.grad()) bump_version(grad);
+  }
+}
+
+}  // namespace
+
+Tensor clip_grad_norm_(const Tensors& params, double max_norm) {
+  check(max_norm > 0, "clip_grad_norm_: max_norm must be positive, got ", max_norm);
+  const std::vector<kernel::GradItem> items = grads_of(params, "clip_grad_norm_");
+  if (items.empty()) return zeros({1});
+  Tensor norm = empty({{1}, DType::f32}, items.front().grad.device);
+  kernel::global_norm(items, norm);
+  kernel::clip_by_norm(items, norm, max_norm);
+  bump_versions(params);
+  return norm;
+}
+
+void clip_grad_value_(const Tensors& params, double limit) {
+  check(limit > 0, "clip_grad_value_: limit must be positive, got ", limit);
+  const std::vector<kernel::GradItem> items = grads_of(params, "clip_grad_value_");
+  if (items.empty()) return;
+  kernel::clip_by_value(items, limit);
+  bump_versions(params);
+}
+
+}  // namespace binade::optim

@@ -1,0 +1,161 @@
+// Parameter groups, their checks, and saving and loading of an optimizer's state.
+#include "binade/core/optim/optimizer.h"
+
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "binade/core/backend/memory.h"
+
+namespace binade::optim {
+
+void check_option(const char* name, double value, double low, double high) {
+  const bool bounded = high < std::numeric_limits<double>::infinity();
+  check(std::isfinite(value) && value >= low && value <= high, "optim: ", name, " must be finite and ",
+        bounded ? "in [" + to_text(low) + ", " + to_text(high) + "]" : "at least " + to_text(low), ", got ", value);
+}
+
+std::vector<ParamGroup> Optimizer::one_group(const Tensors& params, double lr, double weight_decay) {
+  return {ParamGroup{params, lr, weight_decay}};
+}
+
+void Optimizer::check_group(const ParamGroup& group) {
+  check_option("lr", group.lr, 0, std::numeric_limits<double>::infinity());
+  check_option("weight_decay", group.weight_decay, 0, std::numeric_limits<double>::infinity());
+}
+
+void Optimizer::check_grad(const Tensor& param, const Tensor& grad) {
+  check(grad.shape() == param.shape(), "optim: a gradient must have its parameter's shape ", param.shape(), ", got ",
+        grad.shape());
+  check(grad.device() == param.device(), "optim: a gradient must lie on its parameter's device ",
+        to_text(param.device()), ", got ", to_text(grad.device()));
+  check(grad.is_contiguous(), "optim: gradients must be contiguous, got one of shape ", grad.shape(), " that is not");
+}
+
+Optimizer::Optimizer(std::vector<ParamGroup> groups) : groups_(std::move(groups)) {
+  std::set<const TensorImpl*> seen;
+  for (const ParamGroup& group : groups_) {
+    check_group(group);
+    for (const Tensor& param : group.params) {
+      const std::string which = "parameter " + std::to_string(states_.size());
+      check(param.defined(), "optim: ", which, " is undefined");
+      check(is_arithmetic_float(param.dtype()), "optim: parameters must be f64, f32, f16 or bf16: ", which, " is ",
+            param.dtype());
+      check(param.is_leaf(), "optim: parameters must be leaves: ", which, " of shape ", param.shape(),
+            " is the result of an operation");
+      check(param.is_contiguous(), "optim: parameters must be contiguous: ", which, " of shape ", param.shape(),
+            " is not");
+      check(seen.insert(param.impl()).second, "optim: a parameter may be given once: ", which, " of shape ",
+            param.shape(), " came before");
+      states_.emplace_back();
+    }
+  }
+  check(!states_.empty(), "optim: no parameters given");
+}
+
+void Optimizer::zero_grad() {
+  for (const ParamGroup& group : groups_) {
+    for (Tensor param : group.params) param.zero_grad();
+  }
+}
+
+Tensors Optimizer::params() const {
+  Tensors all;
+  for (const ParamGroup& group : groups_) all.insert(all.end(), group.params.begin(), group.params.end());
+  return all;
+}
+
+static Tensors make_state(const Tensor& param, std::size_t count) {
+  const MemoryTagScope tag(MemoryTag::optimizer);
+  const DType dtype = param.dtype() == DType::f64 ? DType::f64 : DType::f32;  // 16-bit parameters too: small updates
+  Tensors tensors;
+  for (std::size_t i = 0; i < count; ++i) {
+    tensors.push_back(zeros(param.shape(), {.dtype = dtype, .device = param.device()}));
+  }
+  return tensors;
+}
+
+Optimizer::State& Optimizer::next_state(std::size_t index, const Tensor& param) {
+  State& state = states_[index];
+  if (state.step == 0) state.tensors = make_state(param, state_names().size());
+  ++state.step;
+  return state;
+}
+
+static Tensor copy_of(const Tensor& x) {
+  Tensor y = empty(x.spec(), x.device());
+  y.copy_(x);
+  return y;
+}
+
+StateDict Optimizer::state_dict() const {
+  StateDict dict;
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const std::string prefix = "group." + std::to_string(g) + ".";
+    dict[prefix + "lr"] = scalar_tensor(groups_[g].lr, {.dtype = DType::f64});
+    dict[prefix + "weight_decay"] = scalar_tensor(groups_[g].weight_decay, {.dtype = DType::f64});
+  }
+  const std::vector<std::string> names = state_names();
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    if (states_[i].step == 0) continue;
+    const std::string prefix = "state." + std::to_string(i) + ".";
+    dict[prefix + "step"] = from_vector(std::vector<std::int64_t>{states_[i].step}, Shape{});
+    for (std::size_t k = 0; k < names.size(); ++k) dict[prefix + names[k]] = copy_of(states_[i].tensors[k]);
+  }
+  return dict;
+}
+
+void Optimizer::load_state_dict(const StateDict& dict) {
+  // Check everything before anything changes.
+  std::string problems;
+  std::set<std::string> known;
+  const auto expect = [&](const std::string& name, const Shape& shape) {
+    known.insert(name);
+    const auto found = dict.find(name);
+    if (found == dict.end() || !found->second) {
+      problems += "\n  missing: " + name;
+    } else if (found->second.shape() != shape) {
+      problems += "\n  shape: " + name + " is " + to_text(found->second.shape()) + ", expected " + to_text(shape);
+    }
+  };
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const std::string prefix = "group." + std::to_string(g) + ".";
+    expect(prefix + "lr", {});
+    expect(prefix + "weight_decay", {});
+  }
+  const std::vector<std::string> names = state_names();
+  const Tensors all = params();
+  std::vector<bool> stepped(all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const std::string prefix = "state." + std::to_string(i) + ".";
+    const auto first = dict.lower_bound(prefix);
+    stepped[i] = first != dict.end() && first->first.starts_with(prefix);  // else it was never stepped
+    if (!stepped[i]) continue;
+    expect(prefix + "step", {});
+    for (const std::string& name : names) expect(prefix + name, all[i].shape());
+  }
+  for (const auto& [name, tensor] : dict) {
+    if (!known.contains(name)) problems += "\n  unknown: " + name;
+  }
+  check(problems.empty(), "load_state_dict: the state does not fit this optimizer:", problems);
+
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const std::string prefix = "group." + std::to_string(g) + ".";
+    groups_[g].lr = dict.at(prefix + "lr").item<double>();
+    groups_[g].weight_decay = dict.at(prefix + "weight_decay").item<double>();
+    check_group(groups_[g]);
+  }
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    State& state = states_[i];
+    if (!stepped[i]) {
+      state = {};
+      continue;
+    }
+    const std::string prefix = "state." + std::to_string(i) + ".";
+    if (state.step == 0) state.tensors = make_state(all[i], names.size());
+    state.step = dict.at(prefix + "step").item<std::int64_t>();
+    for (std::size_t k = 0; k < names.size(); ++k) state.tensors[k].copy_(dict.at(prefix + names[k]));
+  }
+}
+
+}  // namespace binade::optim

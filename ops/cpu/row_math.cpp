@@ -1,0 +1,269 @@
+// Arithmetic on one row of floats, compiled once per SIMD target; the best for this CPU is chosen at run time.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "binade/ops/cpu/row_math.cpp"
+#include "hwy/foreach_target.h"
+// foreach_target first
+#include "binade/ops/cpu/row_math.h"
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace binade::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+HWY_INLINE std::size_t lanes() { return hn::Lanes(D()); }
+// The first `left` elements, the other lanes `fill`; through memory because masked loads of a row's end may fault.
+HWY_INLINE V load_end(const float* x, std::size_t left, float fill) {
+  const D d;
+  HWY_ALIGN float room[HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(hn::Set(d, fill), d, room);
+  for (std::size_t i = 0; i < left; ++i) room[i] = x[i];
+  return hn::Load(d, room);
+}
+HWY_INLINE void store_end(V v, float* y, std::size_t left) {
+  const D d;
+  HWY_ALIGN float room[HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(v, d, room);
+  for (std::size_t i = 0; i < left; ++i) y[i] = room[i];
+}
+HWY_INLINE float total(V v) { return hn::GetLane(hn::SumOfLanes(D(), v)); }
+
+// body(load, store, i) for every vector of a row; `load(x, fill)` reads the vector at i, `store(v, y)` writes it.
+template <class Body>
+HWY_INLINE void for_row(std::int64_t count, const Body& body) {
+  const D d;
+  const std::size_t n = static_cast<std::size_t>(count), step = lanes();
+  std::size_t i = 0;
+  for (; i + step <= n; i += step) {
+    body([&](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + i); },
+         [&](V v, float* y) HWY_ATTR { hn::StoreU(v, d, y + i); });
+  }
+  if (const std::size_t left = n - i; left != 0) {
+    body([&](const float* x, float fill) HWY_ATTR { return load_end(x + i, left, fill); },
+         [&](V v, float* y) HWY_ATTR { store_end(v, y + i, left); });
+  }
+}
+
+// Sum over a row of term(i-th vectors): four partial sums, so that rounding grows slowly and adds do not wait.
+template <class Term>
+HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
+  const D d;
+  const std::size_t n = static_cast<std::size_t>(count), step = lanes();
+  V s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+  std::size_t i = 0;
+  const auto at = [&](std::size_t j) HWY_ATTR {
+    return [&d, j](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + j); };
+  };
+  for (; i + 4 * step <= n; i += 4 * step) {
+    s0 = hn::Add(s0, term(at(i)));
+    s1 = hn::Add(s1, term(at(i + step)));
+    s2 = hn::Add(s2, term(at(i + 2 * step)));
+    s3 = hn::Add(s3, term(at(i + 3 * step)));
+  }
+  for (; i + step <= n; i += step) s0 = hn::Add(s0, term(at(i)));
+  if (const std::size_t left = n - i; left != 0) {
+    s1 = hn::Add(s1, term([&](const float* x, float fill) HWY_ATTR { return load_end(x + i, left, fill); }));
+  }
+  return total(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
+}
+
+float Max(const float* x, std::int64_t n) {
+  const D d;
+  V m = hn::Set(d, -HUGE_VALF);
+  auto nan = hn::MaskFromVec(hn::Zero(d));
+  for_row(n, [&](const auto& load, const auto&) HWY_ATTR {
+    const V v = load(x, -HUGE_VALF);
+    m = hn::Max(m, v);
+    nan = hn::Or(nan, hn::IsNaN(v));
+  });
+  if (!hn::AllFalse(d, nan)) return NAN;
+  return hn::GetLane(hn::MaxOfLanes(d, m));
+}
+float Sum(const float* x, std::int64_t n) {
+  return sum_row(n, [&](const auto& load) HWY_ATTR { return load(x, 0); });
+}
+float Dot(const float* x, const float* y, std::int64_t n) {
+  return sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Mul(load(x, 0), load(y, 0)); });
+}
+float Squares(const float* x, float mean, std::int64_t n) {
+  const V m = hn::Set(D(), mean);
+  return sum_row(n, [&](const auto& load) HWY_ATTR {
+    const V v = hn::Sub(load(x, mean), m);
+    return hn::Mul(v, v);
+  });
+}
+double SquaresDouble(const float* x, std::int64_t count) {
+  const hn::ScalableTag<double> dd;
+  const hn::Rebind<float, decltype(dd)> half;
+  const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(dd);
+  auto s0 = hn::Zero(dd), s1 = s0;
+  std::size_t i = 0;
+  for (; i + 2 * step <= n; i += 2 * step) {
+    const auto a = hn::PromoteTo(dd, hn::LoadU(half, x + i)), b = hn::PromoteTo(dd, hn::LoadU(half, x + i + step));
+    s0 = hn::MulAdd(a, a, s0);
+    s1 = hn::MulAdd(b, b, s1);
+  }
+  double s = hn::GetLane(hn::SumOfLanes(dd, hn::Add(s0, s1)));
+  for (; i < n; ++i) s += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return s;
+}
+float Exp(const float* x, float shift, float* y, std::int64_t n) {
+  const D d;
+  const V s = hn::Set(d, shift);
+  V sum = hn::Zero(d);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    const V e = hn::Exp(d, hn::Sub(load(x, -HUGE_VALF), s));
+    store(e, y);
+    sum = hn::Add(sum, e);
+  });
+  return total(sum);
+}
+float ExpSum(const float* x, float shift, std::int64_t n) {
+  const D d;
+  const V s = hn::Set(d, shift);
+  return sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Exp(d, hn::Sub(load(x, -HUGE_VALF), s)); });
+}
+void Scale(const float* x, float a, float b, float* y, std::int64_t n) {
+  const V va = hn::Set(D(), a), vb = hn::Set(D(), b);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR { store(hn::MulAdd(load(x, 0), va, vb), y); });
+}
+void Shift(const float* x, float a, float b, float* y, std::int64_t n) {
+  const V va = hn::Set(D(), a), vb = hn::Set(D(), b);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    store(hn::Sub(hn::Sub(load(x, 0), va), vb), y);
+  });
+}
+void Affine(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
+  const V s = hn::Set(D(), shift), va = hn::Set(D(), a), vb = hn::Set(D(), b);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    store(hn::MulAdd(hn::Sub(load(x, 0), s), va, vb), y);
+  });
+}
+void SoftmaxGrad(const float* y, const float* dy, float dot, float* dx, std::int64_t n) {
+  const V c = hn::Set(D(), dot);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    store(hn::Mul(load(y, 0), hn::Sub(load(dy, 0), c)), dx);
+  });
+}
+void LogSoftmaxGrad(const float* y, const float* dy, float sum, float* dx, std::int64_t n) {
+  const D d;
+  const V s = hn::Set(d, sum);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    store(hn::NegMulAdd(hn::Exp(d, load(y, 0)), s, load(dy, 0)), dx);
+  });
+}
+void ExpScale(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
+  const D d;
+  const V s = hn::Set(d, shift), va = hn::Set(d, a), vb = hn::Set(d, b);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    store(hn::MulAdd(hn::Exp(d, hn::Sub(load(x, 0), s)), va, vb), y);
+  });
+}
+void Normalize(const float* x, float mean, float rstd, const float* weight, const float* bias, float* y,
+               std::int64_t n) {
+  const D d;
+  const V m = hn::Set(d, mean), r = hn::Set(d, rstd), zero = hn::Zero(d);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    const V xhat = hn::Mul(hn::Sub(load(x, 0), m), r);
+    const V b = bias ? load(bias, 0) : zero;
+    store(weight ? hn::MulAdd(xhat, load(weight, 0), b) : hn::Add(xhat, b), y);
+  });
+}
+NormSums NormSumsOf(const float* x, const float* dy, float mean, float rstd, const float* weight, std::int64_t n) {
+  const V m = hn::Set(D(), mean), one = hn::Set(D(), 1);
+  const auto g = [&](const auto& load) HWY_ATTR { return hn::Mul(load(dy, 0), weight ? load(weight, 0) : one); };
+  const float sum = sum_row(n, g);
+  const float dot = sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Mul(g(load), hn::Sub(load(x, 0), m)); });
+  return {sum, static_cast<double>(dot) * static_cast<double>(rstd)};
+}
+void NormGrad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1, float c2,
+              float scale, float* dx, std::int64_t n) {
+  const D d;
+  const V m = hn::Set(d, mean), r = hn::Set(d, rstd), v1 = hn::Set(d, c1), v2 = hn::Set(d, c2), one = hn::Set(d, 1);
+  const V s = hn::Set(d, scale);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    const V g = hn::MulSub(load(dy, 0), weight ? load(weight, 0) : one, v1);
+    const V xhat = hn::Mul(hn::Sub(load(x, 0), m), r);
+    store(hn::Mul(s, hn::NegMulAdd(xhat, v2, g)), dx);
+  });
+}
+void NormColumns(const float* x, const float* dy, float mean, float rstd, float* dweight, float* dbias,
+                 std::int64_t n) {
+  const D d;
+  const V m = hn::Set(d, mean), r = hn::Set(d, rstd);
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+    const V g = load(dy, 0);
+    if (dweight) store(hn::MulAdd(g, hn::Mul(hn::Sub(load(x, 0), m), r), load(dweight, 0)), dweight);
+    if (dbias) store(hn::Add(g, load(dbias, 0)), dbias);
+  });
+}
+
+}  // namespace binade::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace binade::cpu {
+HWY_EXPORT(Max);
+HWY_EXPORT(Sum);
+HWY_EXPORT(Dot);
+HWY_EXPORT(Squares);
+HWY_EXPORT(SquaresDouble);
+HWY_EXPORT(Exp);
+HWY_EXPORT(ExpSum);
+HWY_EXPORT(Scale);
+HWY_EXPORT(Shift);
+HWY_EXPORT(Affine);
+HWY_EXPORT(SoftmaxGrad);
+HWY_EXPORT(LogSoftmaxGrad);
+HWY_EXPORT(ExpScale);
+HWY_EXPORT(Normalize);
+HWY_EXPORT(NormSumsOf);
+HWY_EXPORT(NormGrad);
+HWY_EXPORT(NormColumns);
+
+float row_max(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Max)(x, n); }
+float row_sum(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Sum)(x, n); }
+float row_dot(const float* x, const float* y, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Dot)(x, y, n); }
+float row_squares(const float* x, float mean, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Squares)(x, mean, n); }
+double row_squares_double(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(SquaresDouble)(x, n); }
+float row_exp(const float* x, float shift, float* y, std::int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(Exp)(x, shift, y, n);
+}
+float row_exp_sum(const float* x, float shift, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(ExpSum)(x, shift, n); }
+void row_scale(const float* x, float a, float b, float* y, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(Scale)(x, a, b, y, n);
+}
+void row_shift(const float* x, float a, float b, float* y, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(Shift)(x, a, b, y, n);
+}
+void row_affine(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(Affine)(x, shift, a, b, y, n);
+}
+void row_softmax_grad(const float* y, const float* dy, float dot, float* dx, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(SoftmaxGrad)(y, dy, dot, dx, n);
+}
+void row_log_softmax_grad(const float* y, const float* dy, float sum, float* dx, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(LogSoftmaxGrad)(y, dy, sum, dx, n);
+}
+void row_exp_scale(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(ExpScale)(x, shift, a, b, y, n);
+}
+void row_normalize(const float* x, float mean, float rstd, const float* weight, const float* bias, float* y,
+                   std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(Normalize)(x, mean, rstd, weight, bias, y, n);
+}
+NormSums row_norm_sums(const float* x, const float* dy, float mean, float rstd, const float* weight, std::int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(NormSumsOf)(x, dy, mean, rstd, weight, n);
+}
+void row_norm_grad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1, float c2,
+                   float scale, float* dx, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(NormGrad)(x, dy, mean, rstd, weight, c1, c2, scale, dx, n);
+}
+void row_norm_columns(const float* x, const float* dy, float mean, float rstd, float* dweight, float* dbias,
+                      std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(NormColumns)(x, dy, mean, rstd, dweight, dbias, n);
+}
+}  // namespace binade::cpu
+#endif

@@ -1,0 +1,79 @@
+// The GPT model against PyTorch's results in tests/golden, and generation.
+#include <gtest/gtest.h>
+
+#include "binade/core/io/safetensors.h"
+#include "binade/ops/nn/nn.h"
+
+namespace {
+
+using namespace binade;
+
+constexpr nn::GPTConfig golden_config{.vocab_size = 61, .block_size = 16, .n_layer = 3, .n_head = 4, .n_embd = 32};
+
+struct Golden {
+  io::TensorMap all = io::load(BINADE_SOURCE_DIR "/tests/golden/gpt.safetensors");
+  io::TensorMap parameters() const {
+    io::TensorMap out;
+    for (const auto& [name, x] : all) {
+      if (name.starts_with("param.")) out[name.substr(6)] = x;
+    }
+    return out;
+  }
+};
+
+// Largest difference, relative to the largest element of `expected`.
+double difference(const Tensor& got, const Tensor& expected) {
+  const std::vector<double> a = got.to_vector<double>(), b = expected.to_vector<double>();
+  double worst = 0, scale = 1e-30;
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    worst = std::max(worst, std::abs(a[i] - b[i]));
+    scale = std::max(scale, std::abs(b[i]));
+  }
+  return worst / scale;
+}
+
+void compare_with_golden(DType dtype, double logits_tolerance, double gradient_tolerance) {
+  const Golden golden;
+  nn::GPT gpt(golden_config);
+  gpt.to(dtype);
+  gpt.load_state_dict(golden.parameters());
+  const Tensor& tokens = golden.all.at("tokens");
+  EXPECT_LT(difference(gpt(tokens), golden.all.at("logits")), logits_tolerance);
+  const Tensor loss = gpt.loss(tokens, golden.all.at("targets"));
+  EXPECT_NEAR(loss.item<double>(), golden.all.at("loss").item<double>(), 5 * logits_tolerance);
+  loss.backward();
+  for (const auto& [name, x] : gpt.named_parameters()) {
+    ASSERT_TRUE(x.grad().defined()) << name;
+    // The key part of the qkv biases has no gradient but rounding: measured against the whole tensor.
+    EXPECT_LT(difference(x.grad(), golden.all.at("grad." + name)), gradient_tolerance) << name;
+  }
+}
+
+TEST(GPTGolden, Double) { compare_with_golden(DType::f64, 1e-6, 1e-6); }  // the files hold f32
+TEST(GPTGolden, Single) { compare_with_golden(DType::f32, 1e-5, 1e-4); }
+
+TEST(GPT, Generate) {
+  const Golden golden;
+  nn::GPT gpt(golden_config);
+  gpt.load_state_dict(golden.parameters());
+  const Tensor start = from_vector<std::int64_t>({1, 2, 3, 4}, {2, 2});
+  const Tensor likeliest = gpt.generate(start, 20, {.temperature = 0});  // longer than block_size
+  ASSERT_EQ(likeliest.shape(), (Shape{2, 22}));
+  EXPECT_EQ(likeliest.to_vector<std::int64_t>(), gpt.generate(start, 20, {.top_k = 1}).to_vector<std::int64_t>());
+  manual_seed(5);
+  const auto first = gpt.generate(start, 8).to_vector<std::int64_t>();
+  manual_seed(5);
+  EXPECT_EQ(gpt.generate(start, 8).to_vector<std::int64_t>(), first);
+  for (const std::int64_t token : first) EXPECT_TRUE(token >= 0 && token < 61);
+  EXPECT_TRUE(gpt.training());
+  EXPECT_THROW(gpt.generate(start, 1, {.temperature = -1}), Error);
+}
+
+TEST(GPT, RejectsBadTokens) {
+  const nn::GPT gpt(golden_config);
+  EXPECT_THROW(gpt(zeros({1, 17}, {.dtype = DType::i64})), Error);
+  EXPECT_THROW(gpt(zeros({4}, {.dtype = DType::i64})), Error);
+  EXPECT_THROW(gpt.loss(zeros({1, 4}, {.dtype = DType::i64}), zeros({1, 3}, {.dtype = DType::i64})), Error);
+}
+
+}  // namespace

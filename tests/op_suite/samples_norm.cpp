@@ -1,0 +1,31 @@
+// Samples of layer_norm and rms_norm.
+#include "binade/ops/ops.h"
+#include "binade/tests/op_suite/samples.h"
+
+namespace binade::test {
+
+void samples_norm(SampleMap& out) {
+  const auto layer = [](Inputs in) { return layer_norm(in[0], in[1], in[2]); };
+  out.push_back({"layer_norm", layer, {normal({5, 9}), normal({9}), normal({9})}, 9});
+  out.push_back({"layer_norm long odd rows", layer, {normal({3, 517}), normal({517}), normal({517})}, 517});
+  out.push_back({"layer_norm many rows", layer, {normal({700, 4}), normal({4}), normal({4})}, 700});
+  out.push_back({"layer_norm without weight", layer, {normal({2, 3, 7}), undefined(), undefined()}, 7});
+  out.push_back({"layer_norm without bias", layer, {normal({4, 6}), normal({6}), undefined()}, 6});
+  out.push_back({"layer_norm without weight, with bias", layer, {normal({4, 6}), undefined(), normal({6})}, 6});
+  out.push_back({"layer_norm two dims", layer, {normal({3, 4, 5}), normal({4, 5}), normal({4, 5})}, 20});
+  out.push_back({"layer_norm large eps",
+                 [](Inputs in) { return layer_norm(in[0], in[1], in[2], 0.5); },
+                 {normal({4, 6}), normal({6}), normal({6})}, 6});
+  out.push_back({"layer_norm no rows", layer, {normal({0, 5}), normal({5}), normal({5})}});
+
+  const auto rms = [](Inputs in) { return rms_norm(in[0], in[1]); };
+  out.push_back({"rms_norm", rms, {normal({5, 9}), normal({9})}, 9});
+  out.push_back({"rms_norm long odd rows", rms, {normal({3, 517}), normal({517})}, 517});
+  out.push_back({"rms_norm without weight", rms, {normal({2, 3, 7}), undefined()}, 7});
+  out.push_back({"rms_norm two dims", rms, {normal({3, 4, 5}), normal({4, 5})}, 20});
+  out.push_back({"rms_norm one element", [](Inputs in) { return rms_norm(in[0], in[1], 0.5); },
+                 {normal({1}), normal({1})}});
+  out.push_back({"rms_norm no rows", rms, {normal({0, 5}), normal({5})}});
+}
+
+}  // namespace binade::test
