@@ -34,7 +34,7 @@ nn::GPT small_gpt(double dropout) {
                   .dropout = dropout});
 }
 
-struct Run {  // a training that can be stopped and resumed
+struct TinyTraining {  // a training that can be stopped and resumed
   nn::GPT model = small_gpt(0.1);
   optim::AdamW optimizer{model.parameters(), {.lr = 3e-3}};
   amp::GradScaler scaler{{.init_scale = 1024, .growth_interval = 4}};
@@ -42,7 +42,7 @@ struct Run {  // a training that can be stopped and resumed
   std::int64_t step = 0;
   std::vector<double> losses;
 
-  explicit Run(DType precision) : dtype(precision) {}
+  explicit TinyTraining(DType precision) : dtype(precision) {}
 
   void train(std::int64_t until) {
     for (; step < until; ++step) {
@@ -71,7 +71,7 @@ class Precisions : public ::testing::TestWithParam<DType> {};
 
 TEST_P(Precisions, GptLearns) {
   manual_seed(1);
-  Run run(GetParam());
+  TinyTraining run(GetParam());
   run.train(60);
   EXPECT_NEAR(run.losses.front(), std::log(static_cast<double>(vocabulary)), 1);
   EXPECT_LT(run.losses.back(), 0.4 * run.losses.front());
@@ -82,7 +82,7 @@ TEST_P(Precisions, SameBitsForOneAndTwoThreads) {
   const auto train = [&](int count) {
     omp_set_num_threads(count);
     manual_seed(2);
-    Run run(GetParam());
+    TinyTraining run(GetParam());
     run.train(4);
     return std::pair(run.losses, run.weights());
   };
@@ -97,7 +97,7 @@ TEST_P(Precisions, ResumedRunEndsWhereAnUnbrokenOneDoes) {
   const std::string path =
       (std::filesystem::temp_directory_path() / ("binade_resume_" + to_text(GetParam()) + ".safetensors")).string();
   manual_seed(3);
-  Run unbroken(GetParam());
+  TinyTraining unbroken(GetParam());
   unbroken.train(5);
   io::save_checkpoint(path, {.model = unbroken.model.state_dict(), .optimizer = unbroken.optimizer.state_dict(),
                              .scaler = unbroken.scaler.state_dict(), .random = random_state(), .loader = {},
@@ -105,7 +105,7 @@ TEST_P(Precisions, ResumedRunEndsWhereAnUnbrokenOneDoes) {
   unbroken.train(10);
 
   manual_seed(999);  // a new process knows nothing
-  Run resumed(GetParam());
+  TinyTraining resumed(GetParam());
   const io::Checkpoint checkpoint = io::load_checkpoint(path);
   resumed.model.load_state_dict(checkpoint.model);
   resumed.optimizer.load_state_dict(checkpoint.optimizer);
