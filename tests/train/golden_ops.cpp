@@ -46,15 +46,23 @@ std::vector<GoldenCase> cases() {
       {"rms_norm", [](Inputs in) { return rms_norm(in[0], in[1], 1e-6); }},
       {"sdpa", sdpa({})},
       {"sdpa_causal", sdpa({.is_causal = true})},
-      {"sdpa_bool_mask",
-       [](Inputs in) { return scaled_dot_product_attention(in[0], in[1], in[2], as_bool(in[3])); }},
+      {"sdpa_bool_mask", [](Inputs in) { return scaled_dot_product_attention(in[0], in[1], in[2], as_bool(in[3])); }},
       {"sdpa_additive_mask", sdpa({})},
       {"sdpa_gqa", sdpa({.is_causal = true})},
       {"sdpa_scale", sdpa({.scale = 0.3})},
       {"logsumexp", [](Inputs in) { return logsumexp(in[0], {1}); }},
-      {"logsumexp_dims", [](Inputs in) { return logsumexp(in[0], {0, 2}, {.keepdim = true}); }},
-      {"var_unbiased", [](Inputs in) { return var(in[0], {0, 2}); }},
-      {"var_biased", [](Inputs in) { return var(in[0], {0, 2}, 0); }},
+      {"logsumexp_dims",
+       [](Inputs in) {
+         return logsumexp(in[0], {0, 2}, {.keepdim = true});
+       }},
+      {"var_unbiased",
+       [](Inputs in) {
+         return var(in[0], {0, 2});
+       }},
+      {"var_biased",
+       [](Inputs in) {
+         return var(in[0], {0, 2}, 0);
+       }},
       {"std", [](Inputs in) { return sqrt(var(in[0], {1})); }},
       {"norm_l2", [](Inputs in) { return norm(in[0]); }},
       {"norm_l2_dim", [](Inputs in) { return norm(in[0], {1}, {.keepdim = true}); }},
@@ -126,9 +134,8 @@ TEST(GoldenBatchNorm, TrainingUpdatesTheRunningStatistics) {
 TEST(GoldenBatchNorm, EvaluationUsesTheRunningStatistics) {
   const Tensor mean = ops_file().at("batch_norm_eval.running_mean");
   const Tensor variance = ops_file().at("batch_norm_eval.running_var");
-  expect_case("batch_norm_eval", [&](Inputs in) {
-    return batch_norm(in[0], in[1], in[2], mean, variance, {.training = false});
-  });
+  expect_case("batch_norm_eval",
+              [&](Inputs in) { return batch_norm(in[0], in[1], in[2], mean, variance, {.training = false}); });
 }
 
 TEST(GoldenOpsFile, EveryCaseIsCompared) {

@@ -46,9 +46,7 @@ std::vector<OptimCase> cases() {
              p, optim::SGDOptions{.lr = 0.1, .momentum = 0.9, .weight_decay = 1e-3, .nesterov = true});
        }},
       {"sgd_momentum", both,
-       [](const Tensors& p) {
-         return std::make_unique<optim::SGD>(p, optim::SGDOptions{.lr = 0.1, .momentum = 0.9});
-       }},
+       [](const Tensors& p) { return std::make_unique<optim::SGD>(p, optim::SGDOptions{.lr = 0.1, .momentum = 0.9}); }},
       // PyTorch runs the Newton-Schulz steps in bf16.
       {"muon_original", matrices, muon(optim::MuonScale::original), 0, 0.004},
       {"muon_match_rms_adamw", matrices, muon(optim::MuonScale::match_rms_adamw), 0, 0.004},
@@ -65,7 +63,8 @@ TEST_P(GoldenOptim, EightSteps) {
   const std::unique_ptr<optim::Optimizer> optimizer = c.make(params);
   for (int step = 0; step < 8; ++step) {
     const std::string t = std::to_string(step);
-    for (std::size_t i = 0; i < params.size(); ++i) params[i].set_grad(file.at("grad." + t + "." + c.params[i]).clone());
+    for (std::size_t i = 0; i < params.size(); ++i)
+      params[i].set_grad(file.at("grad." + t + "." + c.params[i]).clone());
     optimizer->step();
     optimizer->zero_grad();
     for (std::size_t i = 0; i < params.size(); ++i)

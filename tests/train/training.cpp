@@ -30,8 +30,8 @@ Text text(std::int64_t vocabulary, std::int64_t batch, std::int64_t time, std::i
 
 constexpr std::int64_t vocabulary = 29;
 nn::GPT small_gpt(double dropout) {
-  return nn::GPT({.vocab_size = vocabulary, .block_size = 12, .n_layer = 2, .n_head = 2, .n_embd = 32,
-                  .dropout = dropout});
+  return nn::GPT(
+      {.vocab_size = vocabulary, .block_size = 12, .n_layer = 2, .n_head = 2, .n_embd = 32, .dropout = dropout});
 }
 
 struct TinyTraining {  // a training that can be stopped and resumed
@@ -99,9 +99,13 @@ TEST_P(Precisions, ResumedRunEndsWhereAnUnbrokenOneDoes) {
   manual_seed(3);
   TinyTraining unbroken(GetParam());
   unbroken.train(5);
-  io::save_checkpoint(path, {.model = unbroken.model.state_dict(), .optimizer = unbroken.optimizer.state_dict(),
-                             .scaler = unbroken.scaler.state_dict(), .random = random_state(), .loader = {},
-                             .step = unbroken.step, .numbers = {}});
+  io::save_checkpoint(path, {.model = unbroken.model.state_dict(),
+                             .optimizer = unbroken.optimizer.state_dict(),
+                             .scaler = unbroken.scaler.state_dict(),
+                             .random = random_state(),
+                             .loader = {},
+                             .step = unbroken.step,
+                             .numbers = {}});
   unbroken.train(10);
 
   manual_seed(999);  // a new process knows nothing
