@@ -60,12 +60,11 @@ struct NewestLast {
 
 class Pass {
  public:
-  Pass(Node& root, const Tensor& gradient, bool retain) : retain_(retain) {
+  explicit Pass(bool retain) : retain_(retain) {}
+
+  void walk(Node& root, const Tensor& gradient) {
     discover(root);
     add_to_node(root.grad, gradient, root.output.dtype);
-  }
-
-  void walk() {
     while (!ready_.empty()) {
       const std::shared_ptr<Node> node = keep_.at(ready_.top());
       ready_.pop();
@@ -199,9 +198,9 @@ void Tensor::backward(const Tensor& gradient, BackwardOptions options) const {
     return;
   }
   const std::shared_ptr<Node> root = impl()->producer;
-  Pass pass(*root, start, options.retain_graph);
+  Pass pass(options.retain_graph);
   try {
-    pass.walk();
+    pass.walk(*root, start);
   } catch (...) {
     pass.abandon();
     throw;

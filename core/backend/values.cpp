@@ -20,7 +20,11 @@ Tensor with_values(Tensor x, const TensorOptions& options) { return x.requires_g
 }  // namespace
 
 Tensor empty(Shape shape, TensorOptions options) {
-  for (const std::int64_t d : shape) check(d >= 0, "empty: negative size in shape ", shape);
+  std::int64_t bytes = size_of(options.dtype);
+  for (const std::int64_t d : shape) {
+    check(d >= 0, "empty: negative size in shape ", shape);
+    check(!__builtin_mul_overflow(bytes, std::max<std::int64_t>(d, 1), &bytes), "empty: shape ", shape, " is too large");
+  }
   auto impl = std::make_shared<TensorImpl>();
   impl->storage = std::make_shared<Storage>(
       static_cast<std::size_t>(shape.numel() * size_of(options.dtype)), options.device);
@@ -97,7 +101,7 @@ Tensor& Tensor::add_(const Tensor& other, double alpha) {
 
 Tensor& Tensor::mul_(double factor) {
   check_in_place(*this, "mul_");
-  kernel::add_into(*this, *this, factor - 1);
+  kernel::sum(*this, *this, factor, false);  // over no dim: each element times the factor, rounded once
   bump_version(*this);
   return *this;
 }

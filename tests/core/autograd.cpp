@@ -277,7 +277,8 @@ TEST(MixedDtypes, GradientsReturnInTheInputsDtype) {
   sum(a * b).backward();
   EXPECT_EQ(a.grad().dtype(), DType::f16);
   EXPECT_EQ(b.grad().dtype(), DType::f64);
-  const Tensor row = ones({3}, {.requires_grad = true}), scalar = ones({}, {.dtype = DType::f64, .requires_grad = true});
+  const Tensor row = ones({3}, {.requires_grad = true}),
+               scalar = ones({}, {.dtype = DType::f64, .requires_grad = true});
   const Tensor y = row * scalar;
   EXPECT_EQ(y.dtype(), DType::f32);
   sum(y).backward();

@@ -19,10 +19,14 @@ struct Format {
 };
 template <class T>
 Format format_of() {
-  if constexpr (std::is_same_v<T, Half>) return {10, -14, 65504, true};
-  else if constexpr (std::is_same_v<T, BFloat16>) return {7, -126, 0x1.fep127, true};
-  else if constexpr (std::is_same_v<T, Float8E4M3>) return {3, -6, 448, false};
-  else return {2, -14, 57344, true};
+  if constexpr (std::is_same_v<T, Half>)
+    return {10, -14, 65504, true};
+  else if constexpr (std::is_same_v<T, BFloat16>)
+    return {7, -126, 0x1.fep127, true};
+  else if constexpr (std::is_same_v<T, Float8E4M3>)
+    return {3, -6, 448, false};
+  else
+    return {2, -14, 57344, true};
 }
 
 double round_to(const Format& format, double x) {
@@ -87,8 +91,8 @@ std::vector<From> interesting() {
   constexpr From inf = std::numeric_limits<From>::infinity(), zero = 0;
   for (std::size_t i = 0; i + 1 < positive.size(); ++i) {
     const auto middle = static_cast<From>(positive[i] + (positive[i + 1] - positive[i]) / 2);
-    for (const From v : {static_cast<From>(positive[i]), middle, std::nextafter(middle, inf),
-                         std::nextafter(middle, zero)}) {
+    for (const From v :
+         {static_cast<From>(positive[i]), middle, std::nextafter(middle, inf), std::nextafter(middle, zero)}) {
       values.push_back(v);
       values.push_back(-v);
     }
@@ -134,8 +138,9 @@ TYPED_TEST(Formats, EveryPatternSurvivesTheRoundTrip) {
     const TypeParam value = from_bits<TypeParam>(bits);
     const TypeParam through_float(static_cast<float>(value)), through_double(static_cast<double>(value));
     const bool nan = std::isnan(meaning<TypeParam>(bits));
-    const bool fine = nan ? std::isnan(static_cast<float>(through_float)) && std::isnan(static_cast<float>(through_double))
-                          : through_float.bits == bits && through_double.bits == bits;
+    const bool fine =
+        nan ? std::isnan(static_cast<float>(through_float)) && std::isnan(static_cast<float>(through_double))
+            : through_float.bits == bits && through_double.bits == bits;
     if (!fine) {
       ++wrong;
       ADD_FAILURE() << "pattern " << bits << " became " << static_cast<unsigned>(through_float.bits) << " and "
@@ -216,7 +221,8 @@ TEST(Conversions, LargeIntegersKeepTheirValue) {
 }
 
 TEST(Conversions, DoubleToFloatRoundsToNearestEven) {
-  const std::vector<double> values{1 + 0x1p-24, 1 + 0x1.8p-23, 1 + 0x1p-24 + 0x1p-52, 1e300, -1e-300, 0x1p-149, 0x1p-150};
+  const std::vector<double> values{1 + 0x1p-24, 1 + 0x1.8p-23, 1 + 0x1p-24 + 0x1p-52, 1e300, -1e-300,
+                                   0x1p-149,    0x1p-150};
   const std::vector<float> got = from_vector(values, {7}).to(DType::f32).to_vector<float>();
   for (std::size_t i = 0; i < values.size(); ++i) EXPECT_EQ(got[i], static_cast<float>(values[i])) << values[i];
 }

@@ -11,8 +11,8 @@ namespace binade::test {
 
 namespace {
 
-constexpr DType all_dtypes[] = {DType::f64, DType::f32, DType::f16, DType::bf16, DType::f8e4m3,
-                                DType::f8e5m2, DType::i64, DType::i32, DType::u8, DType::boolean};
+constexpr DType all_dtypes[] = {DType::f64,    DType::f32, DType::f16, DType::bf16, DType::f8e4m3,
+                                DType::f8e5m2, DType::i64, DType::i32, DType::u8,   DType::boolean};
 
 TEST(Tensors, FactoriesFill) {
   for (const DType dtype : all_dtypes) {
@@ -50,8 +50,9 @@ TEST(Tensors, TransposedValuesAreReadRowMajor) {
 
 TEST(Tensors, ViewsShareMemory) {
   Tensor x = zeros({4, 6});
-  for (const Tensor& view : {x.t(), x.reshape({3, 8}), x.slice(1, 1, 5, 2), x.select(0, 2), x.unsqueeze(1), x.view({24}),
-                             x.narrow(0, 1, 2), x.permute({1, 0}), x.flatten(), x.detach(), x.expand({2, 4, 6})})
+  for (const Tensor& view :
+       {x.t(), x.reshape({3, 8}), x.slice(1, 1, 5, 2), x.select(0, 2), x.unsqueeze(1), x.view({24}), x.narrow(0, 1, 2),
+        x.permute({1, 0}), x.flatten(), x.detach(), x.expand({2, 4, 6})})
     EXPECT_TRUE(view.shares_memory_with(x));
   EXPECT_FALSE(x.clone().shares_memory_with(x));
   EXPECT_FALSE(x.t().reshape({24}).shares_memory_with(x));

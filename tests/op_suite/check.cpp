@@ -108,7 +108,8 @@ class AutocastJudge final : public Observer {
           expect(output.dtype(), first->dtype(), "the result");
         break;
       }
-      case Precision::as_is: break;
+      case Precision::as_is:
+        break;
     }
   }
 
@@ -149,9 +150,12 @@ std::string compare(const Tensor& got, const Tensor& expected, double allowed) {
     expected_zeros += b[i] == 0 || std::abs(b[i]) <= allowed ? 1 : 0;
     const bool overflow_is_right = std::abs(b[i]) >= top * (1 - 8 * 0x1p-8) && std::isinf(a[i]);
     bool fine = std::abs(a[i] - b[i]) <= allowed;
-    if (std::isnan(b[i]) || std::isnan(a[i])) fine = std::isnan(a[i]) && std::isnan(b[i]);
-    else if (std::isinf(b[i])) fine = a[i] == b[i];
-    else if (overflow_is_right) fine = std::signbit(a[i]) == std::signbit(b[i]);
+    if (std::isnan(b[i]) || std::isnan(a[i]))
+      fine = std::isnan(a[i]) && std::isnan(b[i]);
+    else if (std::isinf(b[i]))
+      fine = a[i] == b[i];
+    else if (overflow_is_right)
+      fine = std::signbit(a[i]) == std::signbit(b[i]);
     if (!fine)
       return "element " + std::to_string(i) + " of " + to_text(got.shape()) + " " + to_text(got.dtype()) + " is " +
              to_text(a[i]) + ", expected " + to_text(b[i]) + " within " + to_text(allowed);
@@ -234,8 +238,8 @@ void check_central_differences(const Sample& sample, const GradientRun& run, Fin
       const double allowed = 1e-6 * scale + 16 * epsilon(DType::f64) * magnitude / h;
       if (std::isnan(expected) && std::isnan(got)) continue;
       if (!(std::abs(got - expected) <= allowed)) {
-        findings.add(sample.name, "gradient of input " + std::to_string(k) + ", element " + std::to_string(i) +
-                                      " is " + to_text(got) + ", central difference " + to_text(expected) + " within " +
+        findings.add(sample.name, "gradient of input " + std::to_string(k) + ", element " + std::to_string(i) + " is " +
+                                      to_text(got) + ", central difference " + to_text(expected) + " within " +
                                       to_text(allowed));
         break;
       }

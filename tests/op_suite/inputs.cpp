@@ -25,12 +25,23 @@ std::vector<double> draw_values(const SampleInput& input, std::mt19937_64& gener
   for (std::size_t i = 0; i < values.size(); ++i) {
     const double u = unit(generator);
     switch (input.kind) {
-      case Kind::normal: values[i] = std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * unit(generator)); break;
-      case Kind::uniform: values[i] = input.low + range * u; break;
-      case Kind::distinct: values[i] = input.low + range * (static_cast<double>(i) + 0.5) / count; break;
-      case Kind::index: values[i] = std::floor(input.low + range * u); break;
-      case Kind::boolean: values[i] = u < 0.5 ? 0 : 1; break;
-      case Kind::undefined: break;
+      case Kind::normal:
+        values[i] = std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * unit(generator));
+        break;
+      case Kind::uniform:
+        values[i] = input.low + range * u;
+        break;
+      case Kind::distinct:
+        values[i] = input.low + range * (static_cast<double>(i) + 0.5) / count;
+        break;
+      case Kind::index:
+        values[i] = std::floor(input.low + range * u);
+        break;
+      case Kind::boolean:
+        values[i] = u < 0.5 ? 0 : 1;
+        break;
+      case Kind::undefined:
+        break;
     }
   }
   if (input.kind == Kind::distinct)

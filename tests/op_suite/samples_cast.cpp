@@ -32,12 +32,14 @@ void samples_cast(SampleMap& out) {
                  .function = [](Inputs in) { return cast(in[0], DType::f32); },
                  .inputs = {index({3, 5}, 2048)},
                  .smooth = false});
-  out.push_back({.name = "cast empty", .function = [](Inputs in) { return cast(in[0], DType::f64); },
+  out.push_back({.name = "cast empty",
+                 .function = [](Inputs in) { return cast(in[0], DType::f64); },
                  .inputs = {normal({0, 3})}});
   out.push_back({.name = "clone", .function = [](Inputs in) { return in[0].clone(); }, .inputs = {normal({3, 5, 2})}});
-  out.push_back({.name = "contiguous", .function = [](Inputs in) { return in[0].t().contiguous(); },
-                 .inputs = {normal({3, 5})}});
-  out.push_back({.name = "contiguous large", .function = [](Inputs in) { return in[0].t().contiguous(); },
+  out.push_back(
+      {.name = "contiguous", .function = [](Inputs in) { return in[0].t().contiguous(); }, .inputs = {normal({3, 5})}});
+  out.push_back({.name = "contiguous large",
+                 .function = [](Inputs in) { return in[0].t().contiguous(); },
                  .inputs = {normal({67, 129})}});
 }
 

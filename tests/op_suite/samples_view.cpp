@@ -18,9 +18,24 @@ void samples_view(SampleMap& out) {
   add("transpose", [](const Tensor& x) { return x.transpose(0, 2); }, {2, 3, 4});
   add("permute", [](const Tensor& x) { return x.permute({2, 0, -2}); }, {2, 3, 4});
   add("permute four", [](const Tensor& x) { return x.permute({0, 2, 1, 3}); }, {2, 3, 4, 5});
-  add("expand", [](const Tensor& x) { return x.expand({4, 3, 5}); }, {3, 1}, 20);
-  add("expand from zero-dim", [](const Tensor& x) { return x.expand({2, 3}); }, {}, 6);
-  add("expand kept", [](const Tensor& x) { return x.expand({-1, 6}); }, {3, 1}, 6);
+  add(
+      "expand",
+      [](const Tensor& x) {
+        return x.expand({4, 3, 5});
+      },
+      {3, 1}, 20);
+  add(
+      "expand from zero-dim",
+      [](const Tensor& x) {
+        return x.expand({2, 3});
+      },
+      {}, 6);
+  add(
+      "expand kept",
+      [](const Tensor& x) {
+        return x.expand({-1, 6});
+      },
+      {3, 1}, 6);
   add("expand to empty", [](const Tensor& x) { return x.expand({0, 3}); }, {1, 3});
   add("slice", [](const Tensor& x) { return x.slice(0, 1, 4); }, {5, 3});
   add("slice steps", [](const Tensor& x) { return x.slice(1, 1, 9, 3); }, {2, 9});

@@ -41,7 +41,8 @@ void write_table(std::ostream& out) {
   std::map<std::string, Precision> classes;
   for (const OpPtr& op : all_ops()) classes.emplace(op->name(), op->precision());
   out << "# Operations\n\n"
-         "Written by `test_op_suite --support docs/op_support.md`. A dtype is listed when every sample of the operation\n"
+         "Written by `test_op_suite --support docs/op_support.md`. A dtype is listed when every sample of the "
+         "operation\n"
          "passed in it: result against a float64 reference of the same rounded inputs. The class says what autocast\n"
          "does: `low` runs in the autocast dtype, `full` in f32, `full_output` gives f32, `widest` promotes to the\n"
          "widest input, `as_is` is left alone. A gradient is listed when it agreed with central differences in f64.\n\n"

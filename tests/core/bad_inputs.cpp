@@ -1,0 +1,519 @@
+// Bad inputs: wrong shapes, dtypes and arguments of every public operation give an Error that starts with its name.
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "binade/ops/ops.h"
+#include "binade/tests/core/expect_error.h"
+
+namespace binade::test {
+
+namespace {
+
+struct BadCall {
+  std::string operation;  // how the message starts, before the colon
+  std::string what;
+  std::function<void()> call;
+};
+
+Tensor f(Shape shape) { return ones(shape); }
+Tensor i64(Shape shape) { return ones(shape, {.dtype = DType::i64}); }
+Tensor boolean(Shape shape) { return ones(shape, {.dtype = DType::boolean}); }
+Tensor fp8(Shape shape) { return ones(shape, {.dtype = DType::f8e4m3}); }
+Tensor low(Shape shape) { return ones(shape, {.dtype = DType::bf16}); }
+
+class BadInputs : public ::testing::TestWithParam<BadCall> {};
+
+TEST_P(BadInputs, AreExplained) { expect_error(GetParam().call, GetParam().operation + ": "); }
+
+std::string call_name(const ::testing::TestParamInfo<BadCall>& info) {
+  std::string text = std::to_string(info.index) + "_" + info.param.operation + "_" + info.param.what;
+  for (char& c : text)
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  return text;
+}
+
+std::vector<BadCall> elementwise_calls() {
+  using Binary = Tensor (*)(const Tensor&, const Tensor&);
+  using Unary = Tensor (*)(const Tensor&);
+  std::vector<BadCall> calls;
+  const std::vector<std::pair<const char*, Binary>> binary{
+      {"add", add},         {"sub", sub},         {"mul", mul}, {"div", div}, {"pow", static_cast<Binary>(pow)},
+      {"maximum", maximum}, {"minimum", minimum}, {"eq", eq},   {"ne", ne},   {"lt", lt},
+      {"le", le},           {"gt", gt},           {"ge", ge}};
+  for (const auto& [name, op] : binary) {
+    calls.push_back({name, "shapes", [op = op] { op(f({2, 3}), f({2, 4})); }});
+    calls.push_back({name, "undefined left", [op = op] { op(Tensor(), f({2})); }});
+    calls.push_back({name, "undefined right", [op = op] { op(f({2}), Tensor()); }});
+  }
+  const std::vector<std::pair<const char*, Unary>> unary{{"exp", exp},     {"log", log},   {"sqrt", sqrt},
+                                                         {"rsqrt", rsqrt}, {"tanh", tanh}, {"sigmoid", sigmoid},
+                                                         {"silu", silu}};
+  for (const auto& [name, op] : unary) {
+    calls.push_back({name, "integers", [op = op] { op(i64({2})); }});
+    calls.push_back({name, "fp8", [op = op] { op(fp8({2})); }});
+    calls.push_back({name, "undefined", [op = op] { op(Tensor()); }});
+  }
+  calls.push_back({"neg", "undefined", [] { neg(Tensor()); }});
+  calls.push_back({"abs", "undefined", [] { abs(Tensor()); }});
+  calls.push_back({"relu", "undefined", [] { relu(Tensor()); }});
+  calls.push_back({"gelu", "integers", [] { gelu(i64({2})); }});
+  calls.push_back({"leaky_relu", "undefined", [] { leaky_relu(Tensor()); }});
+  calls.push_back({"clamp", "min above max", [] { clamp(f({2}), 1, 0); }});
+  calls.push_back({"where", "condition not bool", [] { where(f({2}), f({2}), f({2})); }});
+  calls.push_back({"where", "shapes", [] { where(boolean({3}), f({2}), f({2})); }});
+  calls.push_back({"where", "undefined", [] { where(Tensor(), f({2}), f({2})); }});
+  return calls;
+}
+
+std::vector<BadCall> reduction_calls() {
+  return {
+      {"sum", "dim out of range",
+       [] {
+         sum(f({2, 3}), {2});
+       }},
+      {"sum", "same dim twice",
+       [] {
+         sum(f({2, 3}), {1, -1});
+       }},
+      {"sum", "undefined", [] { sum(Tensor()); }},
+      {"mean", "dim out of range",
+       [] {
+         mean(f({2, 3}), {-3});
+       }},
+      {"mean", "integers", [] { mean(i64({2})); }},
+      {"max", "empty", [] { max(f({0})); }},
+      {"max", "empty dim",
+       [] {
+         max(f({2, 0}), {1});
+       }},
+      {"min", "empty",
+       [] {
+         min(f({0, 3}));
+       }},
+      {"var", "integers", [] { var(i64({2})); }},
+      {"norm", "integers", [] { norm(i64({2})); }},
+      {"logsumexp", "integers", [] { logsumexp(i64({2})); }},
+      {"argmax", "empty", [] { argmax(f({0})); }},
+      {"argmax", "dim out of range",
+       [] {
+         argmax(f({2, 3}), 5);
+       }},
+      {"argmin", "empty", [] { argmin(f({0})); }},
+  };
+}
+
+std::vector<BadCall> product_calls() {
+  return {
+      {"matmul", "inner sizes",
+       [] {
+         matmul(f({8, 3}), f({4, 5}));
+       }},
+      {"matmul", "batches",
+       [] {
+         matmul(f({2, 8, 3}), f({3, 3, 5}));
+       }},
+      {"matmul", "zero dim",
+       [] {
+         matmul(f({}), f({3, 5}));
+       }},
+      {"matmul", "dtypes",
+       [] {
+         matmul(f({2, 2}), low({2, 2}));
+       }},
+      {"matmul", "integers",
+       [] {
+         matmul(i64({2, 2}), i64({2, 2}));
+       }},
+      {"matmul", "undefined",
+       [] {
+         matmul(f({2, 2}), Tensor());
+       }},
+      {"linear", "inner sizes",
+       [] {
+         linear(f({2, 3}), f({4, 5}));
+       }},
+      {"linear", "bias",
+       [] {
+         linear(f({2, 3}), f({4, 3}), f({3}));
+       }},
+      {"linear", "weight dims",
+       [] {
+         linear(f({2, 3}), f({3}));
+       }},
+      {"linear", "undefined weight",
+       [] {
+         linear(f({2, 3}), Tensor());
+       }},
+      {"linear", "zero dim",
+       [] {
+         linear(f({}), f({3, 3}));
+       }},
+  };
+}
+
+std::vector<BadCall> loss_and_norm_calls() {
+  return {
+      {"softmax", "dim",
+       [] {
+         softmax(f({2, 3}), 2);
+       }},
+      {"softmax", "integers",
+       [] {
+         softmax(i64({2, 3}));
+       }},
+      {"log_softmax", "dim",
+       [] {
+         log_softmax(f({2, 3}), -3);
+       }},
+      {"cross_entropy", "target count",
+       [] {
+         cross_entropy(f({2, 3}), i64({3}));
+       }},
+      {"cross_entropy", "target dtype",
+       [] {
+         cross_entropy(f({2, 3}), f({2}));
+       }},
+      {"cross_entropy", "class out of range",
+       [] {
+         cross_entropy(f({2, 3}), full({2}, 3, {.dtype = DType::i64}));
+       }},
+      {"cross_entropy", "negative class",
+       [] {
+         cross_entropy(f({2, 3}), full({2}, -1, {.dtype = DType::i64}));
+       }},
+      {"cross_entropy", "smoothing",
+       [] {
+         cross_entropy(f({2, 3}), i64({2}), {.label_smoothing = 1.5});
+       }},
+      {"cross_entropy", "undefined",
+       [] {
+         cross_entropy(f({2, 3}), Tensor());
+       }},
+      {"mse_loss", "shapes",
+       [] {
+         mse_loss(f({2, 3}), f({4, 2}));
+       }},
+      {"l1_loss", "shapes",
+       [] {
+         l1_loss(f({2, 3}), f({4, 2}));
+       }},
+      {"bce_with_logits", "shapes",
+       [] {
+         bce_with_logits(f({2, 3}), f({4, 2}));
+       }},
+      {"layer_norm", "weight",
+       [] {
+         layer_norm(f({2, 3}), f({4}), f({4}));
+       }},
+      {"layer_norm", "bias",
+       [] {
+         layer_norm(f({2, 3}), f({3}), f({2}));
+       }},
+      {"layer_norm", "zero dim", [] { layer_norm(f({})); }},
+      {"rms_norm", "weight",
+       [] {
+         rms_norm(f({2, 3}), f({4}));
+       }},
+      {"group_norm", "groups",
+       [] {
+         group_norm(f({2, 4, 3}), 3);
+       }},
+      {"group_norm", "no groups",
+       [] {
+         group_norm(f({2, 4, 3}), 0);
+       }},
+      {"batch_norm", "running statistics",
+       [] {
+         batch_norm(f({2, 3}), f({3}), f({3}), f({4}), f({4}));
+       }},
+      {"batch_norm", "none for eval",
+       [] {
+         batch_norm(f({2, 3}), f({3}), f({3}), {}, {}, {.training = false});
+       }},
+      {"batch_norm", "one value",
+       [] {
+         batch_norm(f({1, 3}), f({3}), f({3}), {}, {});
+       }},
+  };
+}
+
+std::vector<BadCall> table_calls() {
+  return {
+      {"embedding", "index",
+       [] {
+         embedding(f({4, 2}), full({3}, 4, {.dtype = DType::i64}));
+       }},
+      {"embedding", "negative index",
+       [] {
+         embedding(f({4, 2}), full({3}, -1, {.dtype = DType::i64}));
+       }},
+      {"embedding", "index dtype",
+       [] {
+         embedding(f({4, 2}), f({3}));
+       }},
+      {"embedding", "weight dims", [] { embedding(f({4}), i64({3})); }},
+      {"gather", "index",
+       [] {
+         gather(f({2, 3}), 1, full({2, 1}, 3, {.dtype = DType::i64}));
+       }},
+      {"gather", "index dtype",
+       [] {
+         gather(f({2, 3}), 1, f({2, 1}));
+       }},
+      {"gather", "rank",
+       [] {
+         gather(f({2, 3}), 1, i64({2}));
+       }},
+      {"gather", "dim",
+       [] {
+         gather(f({2, 3}), 2, i64({2, 1}));
+       }},
+      {"scatter_add", "index",
+       [] {
+         scatter_add(f({2, 3}), 1, full({2, 1}, 3, {.dtype = DType::i64}), f({2, 1}));
+       }},
+      {"scatter_add", "shapes",
+       [] {
+         scatter_add(f({2, 3}), 1, i64({2, 1}), f({2, 2}));
+       }},
+      {"index_select", "index",
+       [] {
+         index_select(f({2, 3}), 0, full({1}, 2, {.dtype = DType::i64}));
+       }},
+      {"index_select", "index dims",
+       [] {
+         index_select(f({2, 3}), 0, i64({1, 1}));
+       }},
+      {"dropout", "probability", [] { dropout(f({2}), 1.5); }},
+      {"dropout", "negative probability", [] { dropout(f({2}), -0.1); }},
+      {"dropout", "integers", [] { dropout(i64({2}), 0.5); }},
+  };
+}
+
+std::vector<BadCall> attention_calls() {
+  const auto sdpa = [](Shape q, Shape k, Shape v) { scaled_dot_product_attention(f(q), f(k), f(v)); };
+  const std::string name = "scaled_dot_product_attention";
+  return {
+      {name, "dims",
+       [sdpa] {
+         sdpa({2, 3, 4}, {2, 3, 4}, {2, 3, 4});
+       }},
+      {name, "head size",
+       [sdpa] {
+         sdpa({1, 2, 3, 4}, {1, 2, 3, 5}, {1, 2, 3, 5});
+       }},
+      {name, "heads",
+       [sdpa] {
+         sdpa({1, 3, 3, 4}, {1, 2, 3, 4}, {1, 2, 3, 4});
+       }},
+      {name, "batch",
+       [sdpa] {
+         sdpa({2, 2, 3, 4}, {1, 2, 3, 4}, {1, 2, 3, 4});
+       }},
+      {name, "keys and values",
+       [sdpa] {
+         sdpa({1, 2, 3, 4}, {1, 2, 3, 4}, {1, 2, 5, 4});
+       }},
+      {name, "mask",
+       [] {
+         scaled_dot_product_attention(f({1, 2, 3, 4}), f({1, 2, 3, 4}), f({1, 2, 3, 4}), boolean({5, 3}));
+       }},
+      {name, "integers",
+       [] {
+         scaled_dot_product_attention(i64({1, 2, 3, 4}), i64({1, 2, 3, 4}), i64({1, 2, 3, 4}));
+       }},
+      {"packed_self_attention", "heads",
+       [] {
+         packed_self_attention(f({1, 3, 12}), 5);
+       }},
+      {"packed_self_attention", "dims",
+       [] {
+         packed_self_attention(f({3, 12}), 2);
+       }},
+      {"rotary_embedding", "odd size",
+       [] {
+         rotary_embedding(f({2, 3, 5}));
+       }},
+      {"rotary_embedding", "dims", [] { rotary_embedding(f({4})); }},
+  };
+}
+
+std::vector<BadCall> shape_calls() {
+  return {
+      {"cast", "undefined", [] { cast(Tensor(), DType::f16); }},
+      {"reshape", "count",
+       [] {
+         reshape(f({2, 3}), {4, 2});
+       }},
+      {"reshape", "two unknown",
+       [] {
+         reshape(f({2, 3}), {-1, -1});
+       }},
+      {"reshape", "indivisible",
+       [] {
+         reshape(f({2, 3}), {-1, 4});
+       }},
+      {"reshape", "undefined", [] { reshape(Tensor(), {1}); }},
+      {"transpose", "dim",
+       [] {
+         transpose(f({2, 3}), 0, 2);
+       }},
+      {"permute", "twice",
+       [] {
+         permute(f({2, 3}), {0, 0});
+       }},
+      {"permute", "count",
+       [] {
+         permute(f({2, 3}), {0});
+       }},
+      {"expand", "size",
+       [] {
+         expand(f({2, 3}), {4, 3});
+       }},
+      {"expand", "fewer dims",
+       [] {
+         expand(f({2, 3}), {3});
+       }},
+      {"slice", "dim",
+       [] {
+         slice(f({2, 3}), 2, 0, 1);
+       }},
+      {"slice", "step",
+       [] {
+         slice(f({2, 3}), 0, 0, 1, 0);
+       }},
+      {"narrow", "length",
+       [] {
+         narrow(f({2, 3}), 1, 2, 2);
+       }},
+      {"narrow", "dim",
+       [] {
+         narrow(f({2, 3}), 2, 0, 1);
+       }},
+      {"select", "index",
+       [] {
+         select(f({2, 3}), 0, 2);
+       }},
+      {"select", "dim",
+       [] {
+         select(f({2, 3}), 2, 0);
+       }},
+      {"squeeze", "dim",
+       [] {
+         squeeze(f({2, 1}), 2);
+       }},
+      {"unsqueeze", "dim",
+       [] {
+         unsqueeze(f({2, 1}), 4);
+       }},
+      {"cat", "nothing", [] { cat({}); }},
+      {"cat", "shapes",
+       [] {
+         cat({f({2, 3}), f({2, 4})}, 0);
+       }},
+      {"cat", "dims",
+       [] {
+         cat({f({2, 3}), f({2})}, 0);
+       }},
+      {"cat", "dim",
+       [] {
+         cat({f({2, 3}), f({2, 3})}, 2);
+       }},
+      {"cat", "undefined",
+       [] {
+         cat({f({2, 3}), Tensor()}, 0);
+       }},
+      {"stack", "shapes",
+       [] {
+         stack({f({2, 3}), f({2, 4})});
+       }},
+      {"stack", "nothing", [] { stack({}); }},
+      {"split", "size", [] { split(f({4}), 0); }},
+      {"split", "dim", [] { split(f({4}), 2, 1); }},
+      {"chunk", "count", [] { chunk(f({4}), 0); }},
+      {"chunk", "dim", [] { chunk(f({4}), 2, 1); }},
+  };
+}
+
+std::vector<BadCall> convolution_calls() {
+  return {
+      {"conv2d", "channels",
+       [] {
+         conv2d(f({1, 3, 5, 5}), f({4, 2, 3, 3}));
+       }},
+      {"conv2d", "dims",
+       [] {
+         conv2d(f({3, 5, 5}), f({4, 3, 3, 3}));
+       }},
+      {"conv2d", "kernel too large",
+       [] {
+         conv2d(f({1, 3, 2, 2}), f({4, 3, 3, 3}));
+       }},
+      {"conv2d", "groups",
+       [] {
+         conv2d(f({1, 4, 5, 5}), f({4, 4, 3, 3}), {}, {.groups = 3});
+       }},
+      {"conv2d", "stride",
+       [] {
+         conv2d(f({1, 3, 5, 5}), f({4, 3, 3, 3}), {}, {.stride = {0, 1}});
+       }},
+      {"conv2d", "bias",
+       [] {
+         conv2d(f({1, 3, 5, 5}), f({4, 3, 3, 3}), f({3}));
+       }},
+      {"conv2d", "negative padding",
+       [] {
+         conv2d(f({1, 3, 5, 5}), f({4, 3, 3, 3}), {}, {.padding = {-1, 0}});
+       }},
+      {"conv2d", "integers",
+       [] {
+         conv2d(i64({1, 3, 5, 5}), i64({4, 3, 3, 3}));
+       }},
+      {"conv1d", "channels",
+       [] {
+         conv1d(f({1, 3, 5}), f({4, 2, 3}));
+       }},
+      {"conv_transpose2d", "channels",
+       [] {
+         conv_transpose2d(f({1, 3, 5, 5}), f({4, 2, 3, 3}));
+       }},
+      {"conv_transpose1d", "channels",
+       [] {
+         conv_transpose1d(f({1, 3, 5}), f({4, 2, 3}));
+       }},
+      {"max_pool2d", "dims",
+       [] {
+         max_pool2d(f({3, 5}));
+       }},
+      {"max_pool2d", "padding",
+       [] {
+         max_pool2d(f({1, 1, 5, 5}), {.padding = {2, 2}});
+       }},
+      {"max_pool2d", "kernel",
+       [] {
+         max_pool2d(f({1, 1, 5, 5}), {.kernel = {0, 2}});
+       }},
+      {"avg_pool2d", "kernel too large",
+       [] {
+         avg_pool2d(f({1, 1, 2, 2}), {.kernel = {3, 3}});
+       }},
+      {"avg_pool2d", "integers",
+       [] {
+         avg_pool2d(i64({1, 1, 4, 4}));
+       }},
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(Elementwise, BadInputs, ::testing::ValuesIn(elementwise_calls()), call_name);
+INSTANTIATE_TEST_SUITE_P(Reductions, BadInputs, ::testing::ValuesIn(reduction_calls()), call_name);
+INSTANTIATE_TEST_SUITE_P(Products, BadInputs, ::testing::ValuesIn(product_calls()), call_name);
+INSTANTIATE_TEST_SUITE_P(LossesAndNorms, BadInputs, ::testing::ValuesIn(loss_and_norm_calls()), call_name);
+INSTANTIATE_TEST_SUITE_P(Tables, BadInputs, ::testing::ValuesIn(table_calls()), call_name);
+INSTANTIATE_TEST_SUITE_P(Attention, BadInputs, ::testing::ValuesIn(attention_calls()), call_name);
+INSTANTIATE_TEST_SUITE_P(Shapes, BadInputs, ::testing::ValuesIn(shape_calls()), call_name);
+INSTANTIATE_TEST_SUITE_P(Convolutions, BadInputs, ::testing::ValuesIn(convolution_calls()), call_name);
+
+}  // namespace
+
+}  // namespace binade::test
