@@ -55,9 +55,8 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
   const std::size_t n = static_cast<std::size_t>(count), step = lanes();
   V s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
   std::size_t i = 0;
-  const auto at = [&](std::size_t j) HWY_ATTR {
-    return [&d, j](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + j); };
-  };
+  const auto at = [&](std::size_t j)
+                      HWY_ATTR { return [&d, j](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + j); }; };
   for (; i + 4 * step <= n; i += 4 * step) {
     s0 = hn::Add(s0, term(at(i)));
     s1 = hn::Add(s1, term(at(i + step)));
@@ -133,38 +132,32 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
 }
 [[gnu::flatten]] void Shift(const float* x, float a, float b, float* y, std::int64_t n) {
   const V va = hn::Set(D(), a), vb = hn::Set(D(), b);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::Sub(hn::Sub(load(x, 0), va), vb), y);
-  });
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR { store(hn::Sub(hn::Sub(load(x, 0), va), vb), y); });
 }
 [[gnu::flatten]] void Affine(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
   const V s = hn::Set(D(), shift), va = hn::Set(D(), a), vb = hn::Set(D(), b);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::MulAdd(hn::Sub(load(x, 0), s), va, vb), y);
-  });
+  for_row(n,
+          [&](const auto& load, const auto& store) HWY_ATTR { store(hn::MulAdd(hn::Sub(load(x, 0), s), va, vb), y); });
 }
 [[gnu::flatten]] void SoftmaxGrad(const float* y, const float* dy, float dot, float* dx, std::int64_t n) {
   const V c = hn::Set(D(), dot);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::Mul(load(y, 0), hn::Sub(load(dy, 0), c)), dx);
-  });
+  for_row(n, [&](const auto& load, const auto& store)
+                 HWY_ATTR { store(hn::Mul(load(y, 0), hn::Sub(load(dy, 0), c)), dx); });
 }
 [[gnu::flatten]] void LogSoftmaxGrad(const float* y, const float* dy, float sum, float* dx, std::int64_t n) {
   const D d;
   const V s = hn::Set(d, sum);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::NegMulAdd(hn::Exp(d, load(y, 0)), s, load(dy, 0)), dx);
-  });
+  for_row(n, [&](const auto& load, const auto& store)
+                 HWY_ATTR { store(hn::NegMulAdd(hn::Exp(d, load(y, 0)), s, load(dy, 0)), dx); });
 }
 [[gnu::flatten]] void ExpScale(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
   const D d;
   const V s = hn::Set(d, shift), va = hn::Set(d, a), vb = hn::Set(d, b);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::MulAdd(hn::Exp(d, hn::Sub(load(x, 0), s)), va, vb), y);
-  });
+  for_row(n, [&](const auto& load, const auto& store)
+                 HWY_ATTR { store(hn::MulAdd(hn::Exp(d, hn::Sub(load(x, 0), s)), va, vb), y); });
 }
-[[gnu::flatten]] void Normalize(const float* x, float mean, float rstd, const float* weight, const float* bias, float* y,
-               std::int64_t n) {
+[[gnu::flatten]] void Normalize(const float* x, float mean, float rstd, const float* weight, const float* bias,
+                                float* y, std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd), zero = hn::Zero(d);
   for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
@@ -173,15 +166,16 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
     store(weight ? hn::MulAdd(xhat, load(weight, 0), b) : hn::Add(xhat, b), y);
   });
 }
-[[gnu::flatten]] NormSums NormSumsOf(const float* x, const float* dy, float mean, float rstd, const float* weight, std::int64_t n) {
+[[gnu::flatten]] NormSums NormSumsOf(const float* x, const float* dy, float mean, float rstd, const float* weight,
+                                     std::int64_t n) {
   const V m = hn::Set(D(), mean), one = hn::Set(D(), 1);
   const auto g = [&](const auto& load) HWY_ATTR { return hn::Mul(load(dy, 0), weight ? load(weight, 0) : one); };
   const float sum = sum_row(n, g);
   const float dot = sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Mul(g(load), hn::Sub(load(x, 0), m)); });
   return {sum, static_cast<double>(dot) * static_cast<double>(rstd)};
 }
-[[gnu::flatten]] void NormGrad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1, float c2,
-              float scale, float* dx, std::int64_t n) {
+[[gnu::flatten]] void NormGrad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1,
+                               float c2, float scale, float* dx, std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd), v1 = hn::Set(d, c1), v2 = hn::Set(d, c2), one = hn::Set(d, 1);
   const V s = hn::Set(d, scale);
@@ -192,7 +186,7 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
   });
 }
 [[gnu::flatten]] void NormColumns(const float* x, const float* dy, float mean, float rstd, float* dweight, float* dbias,
-                 std::int64_t n) {
+                                  std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd);
   for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {

@@ -21,7 +21,8 @@ const io::TensorMap& golden() {
 }
 Tensors initial(const std::vector<std::string>& names, DType dtype) {
   Tensors params;
-  for (const std::string& name : names) params.push_back(golden().at("init." + name).to(dtype).clone().requires_grad_());
+  for (const std::string& name : names)
+    params.push_back(golden().at("init." + name).to(dtype).clone().requires_grad_());
   return params;
 }
 void give_grads(const Tensors& params, const std::vector<std::string>& names, int t) {
@@ -62,9 +63,8 @@ TEST(Golden, FollowsPyTorch) {
     follow("sgd_nesterov", {"p0", "p1"}, dtype, tolerance, [](const Tensors& p) {
       return std::make_unique<SGD>(p, SGDOptions{.lr = 0.1, .momentum = 0.9, .weight_decay = 1e-3, .nesterov = true});
     });
-    follow("sgd_momentum", {"p0", "p1"}, dtype, tolerance, [](const Tensors& p) {
-      return std::make_unique<SGD>(p, SGDOptions{.lr = 0.1, .momentum = 0.9});
-    });
+    follow("sgd_momentum", {"p0", "p1"}, dtype, tolerance,
+           [](const Tensors& p) { return std::make_unique<SGD>(p, SGDOptions{.lr = 0.1, .momentum = 0.9}); });
   }
 }
 
@@ -118,8 +118,8 @@ TEST(State, ListsEveryMisfitAndChangesNothing) {
   state.erase("state.0.exp_avg");
   state["state.1.exp_avg_sq"] = zeros({3});
   state["surprise"] = zeros({1});
-  for (const char* problem : {"missing: state.0.exp_avg", "shape: state.1.exp_avg_sq is [3], expected [11]",
-                              "unknown: surprise"}) {
+  for (const char* problem :
+       {"missing: state.0.exp_avg", "shape: state.1.exp_avg_sq is [3], expected [11]", "unknown: surprise"}) {
     expect_error([&] { optimizer.load_state_dict(state); }, "load_state_dict: ", problem);
   }
 }
