@@ -24,7 +24,7 @@ void put_broadcast(Gradients& out, std::size_t i, const Tensor& gradient, const 
 }
 
 std::vector<double> repeated_values(const Tensor& x, const Shape& shape) {
-  const auto values = x.data<double>();
+  const std::vector<double> values = x.to_vector<double>();
   std::vector<double> repeated(static_cast<std::size_t>(shape.numel()));
   for (std::size_t i = 0; i < repeated.size(); ++i) {
     std::int64_t rest = static_cast<std::int64_t>(i), index = 0, step = 1;

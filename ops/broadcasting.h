@@ -12,7 +12,7 @@ Tensor shape_only(const Tensor& x);
 // Hands over `gradient`, which has the broadcast shape, as the gradient of input i of shape `shape`.
 void put_broadcast(Gradients& out, std::size_t i, const Tensor& gradient, const Shape& shape);
 
-// The values of x (f64, contiguous) repeated to `shape`, row-major.
+// The values of x repeated to `shape`, row-major.
 std::vector<double> repeated_values(const Tensor& x, const Shape& shape);
 
 }  // namespace binade

@@ -73,7 +73,8 @@ struct Binary final : Op {
   }
 
   Tensor forward(Inputs in, Saved& saved) const override {
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     kernel::binary_forward<Formula>(broadcast_view(in[0], y.shape()), broadcast_view(in[1], y.shape()), y);
     for (const Tensor& x : in) saved.save(keeps_values ? x : shape_only(x));
     return y;
@@ -113,7 +114,8 @@ struct Compare final : Op {
   }
 
   Tensor forward(Inputs in, Saved&) const override {
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     kernel::compare<Formula>(broadcast_view(in[0], y.shape()), broadcast_view(in[1], y.shape()), y);
     return y;
   }
@@ -137,7 +139,8 @@ struct Where final : Op {
   }
 
   Tensor forward(Inputs in, Saved& saved) const override {
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     kernel::where(broadcast_view(in[0], y.shape()), broadcast_view(in[1], y.shape()),
                   broadcast_view(in[2], y.shape()), y);
     saved.save(in[0]);

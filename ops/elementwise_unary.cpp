@@ -62,7 +62,8 @@ struct Unary final : Op {
   }
 
   Tensor forward(Inputs in, Saved& saved) const override {
-    Tensor y = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor y = empty(spec, in[0].device());
     kernel::unary_forward<Formula>(in[0], y, args);
     saved.save(in[0]);
     return y;
@@ -78,7 +79,8 @@ struct Unary final : Op {
 
   Tensor reference(Inputs in) const override {
     Tensor y = empty(in[0].shape(), {.dtype = DType::f64});
-    const auto x = in[0].data<double>(), result = y.data<double>();
+    const std::vector<double> x = in[0].to_vector<double>();
+    const auto result = y.data<double>();
     for (std::size_t i = 0; i < x.size(); ++i) result[i] = meaning(Formula{}, x[i], args);
     return y;
   }

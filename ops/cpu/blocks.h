@@ -74,7 +74,7 @@ void for_each_block(const Shape& shape, const std::array<TensorView, In>& inputs
   // Operands of type C whose elements run through without a gap need no copy.
   std::array<bool, In + Out> direct;
   for (std::size_t i = 0; i < In + Out; ++i) {
-    direct[i] = views[i] && merged.dims == 1 && merged.strides[i][0] == 1 && views[i].dtype == dtype_of<C>;
+    direct[i] = views[i] && views[i].dtype == dtype_of<C> && views[i].is_contiguous();
   }
   parallel_for(shape.numel(), elementwise_grain, [&](std::int64_t chunk_begin, std::int64_t chunk_end) {
     alignas(64) C buffers[In + Out][block_size];

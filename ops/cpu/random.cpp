@@ -1,4 +1,6 @@
 // Random fills and dropout. Element i (row-major) uses word i of its draw; one Philox block serves four elements.
+#include <cmath>
+
 #include "binade/core/backend/kernels.h"
 #include "binade/ops/cpu/blocks.h"
 
@@ -10,6 +12,10 @@ void philox_words(PhiloxState state, std::int64_t begin, std::int64_t count, std
   const auto first = static_cast<std::uint64_t>(begin), end = first + static_cast<std::uint64_t>(count);
   for (std::uint64_t block = first / 4; block * 4 < end; ++block) {
     const Philox4 four = philox(state, block);
+    if (block * 4 >= first && block * 4 + 4 <= end) {
+      std::copy_n(four.x, 4, words + (block * 4 - first));
+      continue;
+    }
     for (std::uint64_t lane = 0; lane < 4; ++lane) {
       const std::uint64_t i = block * 4 + lane;
       if (i >= first && i < end) words[i - first] = four.x[lane];
@@ -37,10 +43,19 @@ void fill_from_words(const TensorView& y, PhiloxState state, std::int64_t per_el
   });
 }
 
+// The largest value of `dtype` below x, so that rounding cannot reach the excluded end of a range.
+double value_below(double x, DType dtype) {
+  if (!is_floating(dtype) || x == 0) return x;
+  int exponent = 0;
+  const double mantissa = std::frexp(x, &exponent);  // [1/2, 1): spacing is epsilon * 2^(exponent - 1)
+  const double spacing = std::ldexp(epsilon(dtype), exponent - 1);
+  return x - (mantissa == 0.5 ? spacing / 2 : spacing);
+}
+
 void uniform(TensorView y, PhiloxState state, double low, double high) {
-  const double width = high - low;
+  const double width = high - low, limit = std::max(low, value_below(high, y.dtype));
   fill_from_words<double>(y, state, 1, [&](const std::uint32_t* words) {
-    return low + width * static_cast<double>(uniform_from_word(words[0]));
+    return std::min(limit, low + width * static_cast<double>(uniform_from_word(words[0])));
   });
 }
 
@@ -64,7 +79,6 @@ void dropout(TensorView x, TensorView y, PhiloxState state, double p) {
   const MergedDims merged = merge_dims<2>(y.shape, {x, y});
   const auto run = [&]<class C>() {
     const C scale = p < 1 ? static_cast<C>(1 / (1 - p)) : C(0);
-    const auto limit = static_cast<float>(p);
     parallel_for(y.numel(), elementwise_grain, [&](std::int64_t chunk_begin, std::int64_t chunk_end) {
       std::uint32_t words[block_size];
       C values[block_size];
@@ -77,7 +91,7 @@ void dropout(TensorView x, TensorView y, PhiloxState state, double p) {
           read += length;
         });
         for (std::int64_t i = 0; i < count; ++i) {
-          values[i] = uniform_from_word(words[i]) >= limit ? values[i] * scale : C(0);
+          values[i] = static_cast<double>(uniform_from_word(words[i])) >= p ? values[i] * scale : C(0);
         }
         const C* next = values;
         for_each_run(merged, 1, begin, end, [&](std::int64_t offset, std::int64_t stride, std::int64_t length) {

@@ -208,7 +208,7 @@ HWY_INLINE Float erfc_positive(Float x) {
   return select(x > Float(10.1), Float(0.0), exp_minus_square(x) * t * p);  // and no inf * 0 for huge x
 }
 
-// erf, erfc: about 2 ulp, erfc relative to its own size down to the subnormals.
+// erf: 3 ulp. erfc: 6 ulp of its own size, also in the tail (without fused multiply-add 70 ulp there).
 HWY_INLINE Float erf(Float x) {
   const Float a = abs(x);
   const Float z = x * x;
