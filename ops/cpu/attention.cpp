@@ -2,7 +2,7 @@
 // scores is never formed. Backward recomputes the probabilities from the saved logsumexp.
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <utility>
 
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
@@ -33,42 +33,30 @@ TensorView rows_of(const TensorView& x, std::int64_t begin, std::int64_t end) {
 MatrixBlock plain(const TensorView& x) { return {x.data, x.dtype, x.stride(0), 1}; }
 MatrixBlock turned(const TensorView& x) { return {x.data, x.dtype, 1, x.stride(0)}; }
 
-// x in the dtype that is computed in: itself, or a converted copy.
-class Values {
+// Memory of one task, handed out from the front.
+template <class S>
+class Workspace {
  public:
-  Values(const TensorView& x, DType dtype) : view(x) {
-    const bool rows_apart = x.size(2) <= 1 || x.stride(2) >= x.size(3);  // expanded rows cannot be multiplied
-    if (!x || (x.dtype == dtype && rows_apart)) return;
-    view.dtype = dtype;
-    view.strides = contiguous_strides(x.shape);
-    memory_.emplace(static_cast<std::size_t>(x.numel() * size_of(dtype)), Device{});
-    view.data = memory_->as<std::byte>();
-    kernel::copy(x, view);
+  explicit Workspace(std::int64_t elements) : memory_(static_cast<std::size_t>(elements) * sizeof(S), Device{}) {}
+  S* take(std::int64_t elements) { return memory_.template as<S>() + std::exchange(taken_, taken_ + elements); }
+  TensorView rows(const TensorView& like) {  // dense [rows, d]
+    TensorView y = like;
+    y.dtype = dtype_of<S>;
+    y.strides = contiguous_strides(y.shape);
+    y.data = reinterpret_cast<std::byte*>(take(y.numel()));
+    return y;
   }
-  TensorView view;
+  // x [rows, d] dense and in S: itself, or a copy.
+  TensorView dense(const TensorView& x) {
+    if (x.dtype == dtype_of<S> && x.is_contiguous()) return x;
+    const TensorView y = rows(x);
+    kernel::copy(x, y);
+    return y;
+  }
 
  private:
-  std::optional<Scratch> memory_;
-};
-
-// Where a gradient is summed: the output itself, or memory in the computing dtype that is converted at the end.
-class Sums {
- public:
-  Sums(const TensorView& target, DType dtype) : view(target), target_(target) {
-    if (!target || target.dtype == dtype) return;
-    view.dtype = dtype;
-    view.strides = contiguous_strides(target.shape);
-    memory_.emplace(static_cast<std::size_t>(target.numel() * size_of(dtype)), Device{});
-    view.data = memory_->as<std::byte>();
-  }
-  void finish() const {
-    if (memory_) kernel::copy(view, target_);
-  }
-  TensorView view;
-
- private:
-  TensorView target_;
-  std::optional<Scratch> memory_;
+  Scratch memory_;
+  std::int64_t taken_ = 0;
 };
 
 template <class S>
@@ -121,24 +109,22 @@ template <class S>
 void forward(const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& mask,
              const TensorView& o, const TensorView& lse, const kernel::AttentionOptions& options) {
   constexpr DType dtype = dtype_of<S>;
-  const Values query(q, dtype), key(k, dtype), value(v, dtype);
-  const Sums output(o, dtype);
+  constexpr std::int64_t task_rows = 4 * block_rows;  // keys and values are made dense once per task
   const Scores<S> scores(q, k, mask, options);
   const std::int64_t heads = q.size(1), time_q = q.size(2), d = q.size(3), group = heads / k.size(1);
-  const std::int64_t blocks = chunk_count(time_q, block_rows);
-  parallel_for(q.size(0) * heads * blocks, 1, [&](std::int64_t task, std::int64_t) {
-    // Late blocks first: with a causal mask they are the longest, and threads should end together.
-    const std::int64_t begin = (blocks - 1 - task % blocks) * block_rows, end = std::min(time_q, begin + block_rows);
-    const std::int64_t head = task / blocks % heads, batch = task / blocks / heads;
+  const std::int64_t parts = chunk_count(time_q, task_rows);
+  const auto run_block = [&](std::int64_t batch, std::int64_t head, std::int64_t begin, std::int64_t end,
+                             const TensorView& keys, const TensorView& values) {
     const std::int64_t rows = end - begin, n = scores.visible(end - 1);
-    const TensorView block_o = rows_of(at(output.view, batch, head), begin, end);
-    const TensorView keys = at(key.view, batch, head / group), values = at(value.view, batch, head / group);
-    const Scratch memory(static_cast<std::size_t>(rows * n) * sizeof(S), Device{});
-    const MatrixBlock p{memory.as<S>(), dtype, n, 1};
-    multiply_block(rows, n, d, plain(rows_of(at(query.view, batch, head), begin, end)), turned(keys), nullptr, p, false);
+    Workspace<S> space(rows * (n + 2 * d));
+    const TensorView block_q = space.dense(rows_of(at(q, batch, head), begin, end));
+    const TensorView target = rows_of(at(o, batch, head), begin, end), block_o = space.rows(target);
+    S* const probabilities = space.take(rows * n);
+    const MatrixBlock p{probabilities, dtype, n, 1};
+    multiply_block(rows, n, d, plain(block_q), turned(keys), nullptr, p, false);
     S factors[block_rows];
     for (std::int64_t r = 0; r < rows; ++r) {
-      S* row = memory.as<S>() + r * n;
+      S* row = probabilities + r * n;
       const std::int64_t i = begin + r, seen = scores.visible(i);
       scores.mask(row, batch, head, i, seen);
       const auto [max, sum] = exp_row(row, seen, scores.scale());
@@ -151,9 +137,19 @@ void forward(const TensorView& q, const TensorView& k, const TensorView& v, cons
       factors[r] *= scores.kept_scale();
     }
     multiply_block(rows, d, n, p, plain(values), nullptr, plain(block_o), false);
-    for (std::int64_t r = 0; r < rows; ++r) scale_row(block_o.as<S>() + r * block_o.stride(0), d, factors[r]);
+    for (std::int64_t r = 0; r < rows; ++r) scale_row(block_o.as<S>() + r * d, d, factors[r]);
+    kernel::copy(block_o, target);
+  };
+  parallel_for(q.size(0) * heads * parts, 1, [&](std::int64_t task, std::int64_t) {
+    const std::int64_t head = task / parts % heads, batch = task / parts / heads;
+    const std::int64_t begin = task % parts * task_rows, end = std::min(time_q, begin + task_rows);
+    const std::int64_t n = scores.visible(end - 1);
+    Workspace<S> space(2 * n * d);
+    const TensorView keys = space.dense(rows_of(at(k, batch, head / group), 0, n));
+    const TensorView values = space.dense(rows_of(at(v, batch, head / group), 0, n));
+    for (std::int64_t block = begin; block < end; block += block_rows)
+      run_block(batch, head, block, std::min(end, block + block_rows), keys, values);
   });
-  output.finish();
 }
 
 template <class S>
@@ -161,30 +157,27 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
               const TensorView& o, const TensorView& lse, const TensorView& d_o, const TensorView& dq,
               const TensorView& dk, const TensorView& dv, const kernel::AttentionOptions& options) {
   constexpr DType dtype = dtype_of<S>;
-  const Values query(q, dtype), key(k, dtype), value(v, dtype), output(o, dtype), d_output(d_o, dtype);
-  const Sums d_query(dq, dtype), d_key(dk, dtype), d_value(dv, dtype);
   const Scores<S> scores(q, k, mask, options);
   const std::int64_t heads = q.size(1), kv_heads = k.size(1), group = heads / kv_heads;
   const std::int64_t time_q = q.size(2), d = q.size(3), time_k = k.size(2);
   // One task holds a key head, so that the sums over its query heads and blocks have one order.
   parallel_for(q.size(0) * kv_heads, 1, [&](std::int64_t task, std::int64_t) {
     const std::int64_t kv_head = task % kv_heads, batch = task / kv_heads;
-    const TensorView keys = at(key.view, batch, kv_head), values = at(value.view, batch, kv_head);
-    for (const Sums* sums : {&d_key, &d_value}) {
-      if (!sums->view) continue;
-      const TensorView rows = at(sums->view, batch, kv_head);
-      for (std::int64_t j = 0; j < time_k; ++j) std::fill_n(rows.as<S>() + j * rows.stride(0), d, S(0));
-    }
-    const Scratch memory(static_cast<std::size_t>(2 * std::min(block_rows, time_q) * time_k) * sizeof(S), Device{});
+    Workspace<S> whole(4 * time_k * d);
+    const TensorView keys = whole.dense(at(k, batch, kv_head)), values = whole.dense(at(v, batch, kv_head));
+    const TensorView d_keys = whole.rows(keys), d_values = whole.rows(values);
+    std::fill_n(d_keys.as<S>(), time_k * d, S(0));
+    std::fill_n(d_values.as<S>(), time_k * d, S(0));
     for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
       for (std::int64_t begin = 0; begin < time_q; begin += block_rows) {
         const std::int64_t end = std::min(time_q, begin + block_rows), rows = end - begin;
         const std::int64_t n = scores.visible(end - 1);
-        const TensorView block_q = rows_of(at(query.view, batch, head), begin, end);
-        const TensorView block_o = rows_of(at(output.view, batch, head), begin, end);
-        const TensorView block_do = rows_of(at(d_output.view, batch, head), begin, end);
-        S* const probabilities = memory.as<S>();
-        S* const gradients = probabilities + rows * n;
+        Workspace<S> space(rows * (2 * n + 4 * d));
+        const TensorView block_q = space.dense(rows_of(at(q, batch, head), begin, end));
+        const TensorView block_o = space.dense(rows_of(at(o, batch, head), begin, end));
+        const TensorView block_do = space.dense(rows_of(at(d_o, batch, head), begin, end));
+        S* const probabilities = space.take(rows * n);
+        S* const gradients = space.take(rows * n);
         const MatrixBlock p{probabilities, dtype, n, 1}, ds{gradients, dtype, n, 1};
         multiply_block(rows, n, d, plain(block_q), turned(keys), nullptr, p, false);
         multiply_block(rows, n, d, plain(block_do), turned(values), nullptr, ds, false);
@@ -210,19 +203,18 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
           std::fill(row + seen, row + n, S(0));
           std::fill(d_row + seen, d_row + n, S(0));
         }
-        if (d_query.view)
-          multiply_block(rows, d, n, ds, plain(keys), nullptr,
-                         plain(rows_of(at(d_query.view, batch, head), begin, end)), false);
+        if (dq) {
+          const TensorView target = rows_of(at(dq, batch, head), begin, end), block_dq = space.rows(target);
+          multiply_block(rows, d, n, ds, plain(keys), nullptr, plain(block_dq), false);
+          kernel::copy(block_dq, target);
+        }
         const MatrixBlock p_turned{probabilities, dtype, 1, n}, ds_turned{gradients, dtype, 1, n};
-        if (d_key.view)
-          multiply_block(n, d, rows, ds_turned, plain(block_q), nullptr, plain(at(d_key.view, batch, kv_head)), true);
-        if (d_value.view)
-          multiply_block(n, d, rows, p_turned, plain(block_do), nullptr, plain(at(d_value.view, batch, kv_head)), true);
+        if (dk) multiply_block(n, d, rows, ds_turned, plain(block_q), nullptr, plain(d_keys), true);
+        if (dv) multiply_block(n, d, rows, p_turned, plain(block_do), nullptr, plain(d_values), true);
       }
+    if (dk) kernel::copy(d_keys, at(dk, batch, kv_head));
+    if (dv) kernel::copy(d_values, at(dv, batch, kv_head));
   });
-  d_query.finish();
-  d_key.finish();
-  d_value.finish();
 }
 
 void attention(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
