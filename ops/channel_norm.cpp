@@ -161,7 +161,8 @@ struct GroupNorm : Op {  // inputs x, weight, bias
     saved.save(mean);
     saved.save(rstd);
     if (x.numel() == 0) return y;
-    kernel::batch_norm_statistics(view_as(x, {1, s.batch * groups, s.channels / groups * s.inner}), mean, {}, rstd, eps);
+    kernel::batch_norm_statistics(view_as(x, {1, s.batch * groups, s.channels / groups * s.inner}), mean, {}, rstd,
+                                  eps);
     const auto spread = [&](const Tensor& t, bool grouped) { return spread_out(t, grouped, s, per_group.dtype); };
     const Shape as_channels{1, s.batch * s.channels, s.inner};
     kernel::batch_norm(view_as(x, as_channels), spread(mean, true), spread(rstd, true), spread(weight, false),
@@ -224,9 +225,9 @@ struct GroupNorm : Op {  // inputs x, weight, bias
       }
       for (std::int64_t i = start; i < start + n; ++i) {
         const std::int64_t channel = i / s.inner % s.channels;
-        to[static_cast<std::size_t>(i)] = (x[static_cast<std::size_t>(i)] - mean) / std::sqrt(variance + eps) *
-                                              (in[1] ? in[1].at(channel) : 1) +
-                                          (in[2] ? in[2].at(channel) : 0);
+        to[static_cast<std::size_t>(i)] =
+            (x[static_cast<std::size_t>(i)] - mean) / std::sqrt(variance + eps) * (in[1] ? in[1].at(channel) : 1) +
+            (in[2] ? in[2].at(channel) : 0);
       }
     }
     return y;

@@ -17,7 +17,8 @@ void check_index(std::string_view op, const Tensor& index) {
         index.dtype());
 }
 // index must have x's rank and fit into x beside `dim`.
-int check_fits(std::string_view op, std::int64_t dim, const Tensor& x, std::string_view what_outer, const Tensor& index) {
+int check_fits(std::string_view op, std::int64_t dim, const Tensor& x, std::string_view what_outer,
+               const Tensor& index) {
   const int d = wrap_dim(dim, std::max(x.dim(), 1), op);
   check(index.dim() == x.dim(), op, ": index and ", what_outer, " must have equally many dimensions: index is ",
         index.shape(), ", ", what_outer, " is ", x.shape());

@@ -93,8 +93,8 @@ struct CrossEntropy : Op {
       per_row.strides = {0};
     }
     Tensor dlogits = empty(logits.spec(), logits.device());
-    kernel::cross_entropy_backward(as_rows(logits, logits.size(-1)), as_line(targets), lse, per_row, as_rows(dlogits, logits.size(-1)),
-                                   kernel_options());
+    kernel::cross_entropy_backward(as_rows(logits, logits.size(-1)), as_line(targets), lse, per_row,
+                                   as_rows(dlogits, logits.size(-1)), kernel_options());
     out.put(0, dlogits);
   }
   Tensor reference(Inputs in) const override {

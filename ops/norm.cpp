@@ -36,9 +36,7 @@ struct LayerNorm : Op {  // inputs x, weight, bias
     check(!in[1] || !in[2] || in[1].shape() == in[2].shape(), name(), ": weight and bias must have one shape");
     return in[0].spec();
   }
-  static std::int64_t row_length(Inputs in) {
-    return in[1] ? in[1].numel() : in[2] ? in[2].numel() : in[0].size(-1);
-  }
+  static std::int64_t row_length(Inputs in) { return in[1] ? in[1].numel() : in[2] ? in[2].numel() : in[0].size(-1); }
   static TensorView line_or_absent(const Tensor& x) { return x ? as_line(x) : TensorView{}; }
   static Tensor contiguous_or_absent(const Tensor& x) { return x ? contiguous_values(x) : x; }
 
@@ -75,7 +73,8 @@ struct LayerNorm : Op {  // inputs x, weight, bias
                                   to_x ? view_as(to_x, {rows, n}) : TensorView{}, line(to_weight), line(to_bias),
                                   accumulate);
     };
-    call(dx, dweight.tensor, together ? dbias.tensor : Tensor{}, dweight.tensor ? dweight.accumulate : dbias.accumulate);
+    call(dx, dweight.tensor, together ? dbias.tensor : Tensor{},
+         dweight.tensor ? dweight.accumulate : dbias.accumulate);
     if (!together) call({}, {}, dbias.tensor, dbias.accumulate);
     if (dx) out.put(0, dx);
   }

@@ -119,7 +119,7 @@ void save(const std::string& path, const TensorMap& tensors, const Metadata& met
   std::uint64_t at = 0;
   for (const auto& [name, x] : items) {
     const auto* known = std::find_if(std::begin(dtype_names), std::end(dtype_names),
-                                     [&](const DTypeName& d) { return d.dtype == x.dtype(); });
+                                     [dtype = x.dtype()](const DTypeName& d) { return d.dtype == dtype; });
     const std::uint64_t end = at + static_cast<std::uint64_t>(x.numel() * size_of(x.dtype()));
     header[name] = {{"dtype", known->name},
                     {"shape", std::vector<std::int64_t>(x.shape().begin(), x.shape().end())},

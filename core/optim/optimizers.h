@@ -1,5 +1,6 @@
 // SGD, Adam, AdamW and Muon, with torch.optim's formulas and defaults.
-// Each takes either parameters, which form one group with the options' lr and weight_decay, or groups that bring theirs.
+// Each takes either parameters, which form one group with the options' lr and weight_decay, or groups that bring
+// theirs.
 #pragma once
 #include "binade/core/optim/optimizer.h"
 

@@ -12,7 +12,7 @@ namespace binade::optim {
 class Schedule {
  public:
   explicit Schedule(std::function<double(std::int64_t step)> lr_at) : lr_at_(std::move(lr_at)) {}
-  double lr_at(std::int64_t step) const;                         // steps count from 0; throws for a negative one
+  double lr_at(std::int64_t step) const;                       // steps count from 0; throws for a negative one
   void set_lr(Optimizer& optimizer, std::int64_t step) const;  // of every group
 
  private:
@@ -40,8 +40,8 @@ struct StepDecayOptions {
 };
 Schedule step_decay(StepDecayOptions options);
 
-// Smith and Topin, "Super-convergence", 2018; torch's OneCycleLR with cosine annealing: from max_lr / start_factor up to
-// max_lr in the first `rise` of the steps, then down to the start divided by end_factor.
+// Smith and Topin, "Super-convergence", 2018; torch's OneCycleLR with cosine annealing: from max_lr / start_factor up
+// to max_lr in the first `rise` of the steps, then down to the start divided by end_factor.
 struct OneCycleOptions {
   double max_lr = 1e-3;
   std::int64_t steps = 1;

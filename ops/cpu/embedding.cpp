@@ -52,23 +52,24 @@ void sum_runs(const TensorView& dy, const TensorView& indices, const TensorView&
   const std::int64_t blocks = chunk_count(n, block);
   parallel_for(runs * blocks, std::max<std::int64_t>(1, elementwise_grain / std::min(n, block)),
                [&](std::int64_t begin, std::int64_t end) {
-    std::vector<C> sum(static_cast<std::size_t>(std::min(n, block)));
-    for (std::int64_t item = begin; item < end; ++item) {
-      const auto run = static_cast<std::size_t>(item / blocks);
-      const std::int64_t first = item % blocks * block, width = std::min(block, n - first);
-      std::fill(sum.begin(), sum.end(), C(0));
-      for (std::int64_t i = starts[run]; i < starts[run + 1]; ++i) {
-        const T* row = dy.as<T>() + order[static_cast<std::size_t>(i)] * n + first;
-        for (std::int64_t j = 0; j < width; ++j) sum[static_cast<std::size_t>(j)] += static_cast<C>(row[j]);
-      }
-      Out* to = dweight.as<Out>() + index[order[static_cast<std::size_t>(starts[run])]] * n + first;
-      using A = Compute<Out>;
-      for (std::int64_t j = 0; j < width; ++j) {
-        const A value = static_cast<A>(sum[static_cast<std::size_t>(j)]);
-        to[j] = static_cast<Out>(accumulate ? static_cast<A>(to[j]) + value : value);
-      }
-    }
-  });
+                 std::vector<C> sum(static_cast<std::size_t>(std::min(n, block)));
+                 for (std::int64_t item = begin; item < end; ++item) {
+                   const auto run = static_cast<std::size_t>(item / blocks);
+                   const std::int64_t first = item % blocks * block, width = std::min(block, n - first);
+                   std::fill(sum.begin(), sum.end(), C(0));
+                   for (std::int64_t i = starts[run]; i < starts[run + 1]; ++i) {
+                     const T* row = dy.as<T>() + order[static_cast<std::size_t>(i)] * n + first;
+                     for (std::int64_t j = 0; j < width; ++j)
+                       sum[static_cast<std::size_t>(j)] += static_cast<C>(row[j]);
+                   }
+                   Out* to = dweight.as<Out>() + index[order[static_cast<std::size_t>(starts[run])]] * n + first;
+                   using A = Compute<Out>;
+                   for (std::int64_t j = 0; j < width; ++j) {
+                     const A value = static_cast<A>(sum[static_cast<std::size_t>(j)]);
+                     to[j] = static_cast<Out>(accumulate ? static_cast<A>(to[j]) + value : value);
+                   }
+                 }
+               });
 }
 
 void embedding_backward(TensorView dy, TensorView indices, TensorView dweight, bool accumulate) {
@@ -80,7 +81,8 @@ void embedding_backward(TensorView dy, TensorView indices, TensorView dweight, b
     });
   }
   with_float_type(dy.dtype, "embedding", [&]<class T>() {
-    with_float_type(dweight.dtype, "embedding", [&]<class Out>() { sum_runs<T, Out>(dy, indices, dweight, accumulate); });
+    with_float_type(dweight.dtype, "embedding",
+                    [&]<class Out>() { sum_runs<T, Out>(dy, indices, dweight, accumulate); });
   });
 }
 

@@ -15,26 +15,24 @@ void for_lines(const TensorView& a, const TensorView& index, const TensorView& b
   const std::int64_t length = index.dim() == 0 ? 1 : index.size(dim);
   parallel_for(lines, std::max<std::int64_t>(1, elementwise_grain / 4 / std::max<std::int64_t>(length, 1)),
                [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t line = begin; line < end; ++line) {
-      std::int64_t rest = line, in_a = 0, in_index = 0, in_b = 0;
-      for (int d = index.dim() - 1; d >= 0; --d) {
-        if (d == dim) continue;
-        const std::int64_t i = rest % index.size(d);
-        rest /= index.size(d);
-        in_a += i * a.stride(d);
-        in_index += i * index.stride(d);
-        in_b += i * b.stride(d);
-      }
-      body(in_a, in_index, in_b);
-    }
-  });
+                 for (std::int64_t line = begin; line < end; ++line) {
+                   std::int64_t rest = line, in_a = 0, in_index = 0, in_b = 0;
+                   for (int d = index.dim() - 1; d >= 0; --d) {
+                     if (d == dim) continue;
+                     const std::int64_t i = rest % index.size(d);
+                     rest /= index.size(d);
+                     in_a += i * a.stride(d);
+                     in_index += i * index.stride(d);
+                     in_b += i * b.stride(d);
+                   }
+                   body(in_a, in_index, in_b);
+                 }
+               });
 }
 struct Line {
   std::int64_t length, stride;
 };
-Line line_of(const TensorView& x, int dim) {
-  return x.dim() == 0 ? Line{1, 0} : Line{x.size(dim), x.stride(dim)};
-}
+Line line_of(const TensorView& x, int dim) { return x.dim() == 0 ? Line{1, 0} : Line{x.size(dim), x.stride(dim)}; }
 std::int64_t checked(std::int64_t i, std::int64_t size, const char* op, int dim) {
   check(i >= 0 && i < size, op, ": index out of range: ", i, " along dim ", dim, " of size ", size);
   return i;

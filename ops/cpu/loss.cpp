@@ -6,7 +6,9 @@
 namespace binade::cpu {
 namespace {
 
-std::int64_t rows_per_chunk(std::int64_t n) { return std::max<std::int64_t>(1, elementwise_grain / 4 / std::max<std::int64_t>(n, 1)); }
+std::int64_t rows_per_chunk(std::int64_t n) {
+  return std::max<std::int64_t>(1, elementwise_grain / 4 / std::max<std::int64_t>(n, 1));
+}
 
 void check_targets(const std::int64_t* targets, std::int64_t rows, std::int64_t classes, std::int64_t ignore_index) {
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -53,8 +55,8 @@ void cross_entropy(TensorView logits, TensorView targets, TensorView loss, Tenso
 }
 
 // dlogits = dloss (softmax - smoothed one-hot)
-void cross_entropy_backward(TensorView logits, TensorView targets, TensorView lse, TensorView dloss,
-                            TensorView dlogits, kernel::CrossEntropyOptions options) {
+void cross_entropy_backward(TensorView logits, TensorView targets, TensorView lse, TensorView dloss, TensorView dlogits,
+                            kernel::CrossEntropyOptions options) {
   const std::int64_t rows = logits.size(0), n = logits.size(1);
   if (rows * n == 0) return;
   const std::int64_t* t = targets.as<std::int64_t>();

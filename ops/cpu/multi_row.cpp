@@ -64,8 +64,9 @@ HWY_INLINE void adam_vector(float* p, const float* g, float* m, float* v, const 
 }
 void Adam(float* p, const float* g, float* m, float* v, const AdamFactors& c, std::int64_t count) {
   const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(D());
-  const AdamVectors f = {set(c.keep),            set(c.decay), set(c.one_minus_beta1), set(c.beta2),
-                         set(c.one_minus_beta2), set(c.step),  set(c.inverse_root),    set(c.eps)};
+  const AdamVectors f = {
+      set(c.keep),         set(c.decay), set(c.one_minus_beta1), set(c.beta2), set(c.one_minus_beta2), set(c.step),
+      set(c.inverse_root), set(c.eps)};
   std::size_t i = 0;
   for (; i + step <= n; i += step) adam_vector(p + i, g + i, m + i, v + i, f);
   if (const std::size_t left = n - i; left != 0) {  // by the same instructions: a parameter's place does not matter

@@ -5,7 +5,7 @@
 
 namespace binade::cpu {
 
-struct AdamFactors {  // hyperparameters, folded in double once per step
+struct AdamFactors {           // hyperparameters, folded in double once per step
   double keep = 1, decay = 0;  // p *= keep; g += decay * p
   double one_minus_beta1 = 0, beta2 = 0, one_minus_beta2 = 0;
   double step = 0, inverse_root = 1, eps = 0;  // lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t)

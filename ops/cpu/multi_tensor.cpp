@@ -48,8 +48,10 @@ void change_grads(std::span<const kernel::GradItem> items, std::string_view what
       std::vector<C> room(static_cast<std::size_t>(is_narrow_float<T> ? chunk.size : 0));
       T* g = grad.as<T>() + chunk.begin;
       C* row = room.data();
-      if constexpr (is_narrow_float<T>) widen(g, row, chunk.size);
-      else row = g;
+      if constexpr (is_narrow_float<T>)
+        widen(g, row, chunk.size);
+      else
+        row = g;
       change(row, chunk.size);
       row_out(row, g, chunk.size);
     });
@@ -84,9 +86,8 @@ void global_norm(std::span<const kernel::GradItem> items, TensorView norm) {
 void clip_by_norm(std::span<const kernel::GradItem> items, TensorView norm, double max_norm) {
   const double factor = max_norm / (scalar(norm) + 1e-6);
   if (factor >= 1) return;  // a NaN goes on into the gradients, as in PyTorch
-  change_grads(items, "clip_by_norm", [&]<class C>(C* g, std::int64_t n) {
-    row_scale(g, static_cast<C>(factor), C(0), g, n);
-  });
+  change_grads(items, "clip_by_norm",
+               [&]<class C>(C* g, std::int64_t n) { row_scale(g, static_cast<C>(factor), C(0), g, n); });
 }
 
 void clip_by_value(std::span<const kernel::GradItem> items, double limit) {
@@ -108,8 +109,10 @@ void update_params(std::span<const kernel::OptimizerItem> items, std::string_vie
       P* param = item.param.as<P>() + chunk.begin;
       std::vector<C> param_room(static_cast<std::size_t>(is_narrow_float<P> ? n : 0)), grad_room;
       C* p = param_room.data();
-      if constexpr (is_narrow_float<P>) widen(param, p, n);
-      else p = param;
+      if constexpr (is_narrow_float<P>)
+        widen(param, p, n);
+      else
+        p = param;
       const C* g = nullptr;
       if (item.grad.dtype == dtype_of<C>) {
         g = item.grad.as<C>() + chunk.begin;
@@ -138,9 +141,8 @@ void adam(std::span<const kernel::OptimizerItem> items, kernel::AdamOptions opti
   f.step = options.lr / (1 - std::pow(options.beta1, t));
   f.inverse_root = 1 / std::sqrt(1 - std::pow(options.beta2, t));
   f.eps = options.eps;
-  update_params(items, "adam", [&]<class C>(C* p, const C* g, C* m, C* v, std::int64_t n) {
-    row_adam(p, g, m, v, f, n);
-  });
+  update_params(items, "adam",
+                [&]<class C>(C* p, const C* g, C* m, C* v, std::int64_t n) { row_adam(p, g, m, v, f, n); });
 }
 
 void sgd(std::span<const kernel::OptimizerItem> items, kernel::SgdOptions options) {

@@ -64,7 +64,8 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
     // At most 64 partial sums of the columns, of as many rows each: their number depends on the shape alone.
     const std::int64_t rows_each = std::max<std::int64_t>(rows_per_chunk(n), chunk_count(rows, 64));
     const std::int64_t chunks = chunk_count(rows, rows_each);
-    std::vector<C> dw(static_cast<std::size_t>(dweight ? chunks * n : 0)), db(static_cast<std::size_t>(dbias ? chunks * n : 0));
+    std::vector<C> dw(static_cast<std::size_t>(dweight ? chunks * n : 0)),
+        db(static_cast<std::size_t>(dbias ? chunks * n : 0));
     parallel_for(rows, rows_each, [&](std::int64_t begin, std::int64_t end) {
       std::vector<C> room = room_for<T>(n), grad_room = room_for<T>(n), out_room = room_for<T>(n);
       C* dw_chunk = dweight ? dw.data() + begin / rows_each * n : nullptr;
@@ -129,7 +130,8 @@ struct Channel {
 template <class T, class Body>
 void for_channels(const TensorView& x, const Body& body) {
   const std::int64_t outer = x.size(0), channels = x.size(1), inner = x.size(2);
-  const std::int64_t grain = std::max<std::int64_t>(1, elementwise_grain / 2 / std::max<std::int64_t>(outer * inner, 1));
+  const std::int64_t grain =
+      std::max<std::int64_t>(1, elementwise_grain / 2 / std::max<std::int64_t>(outer * inner, 1));
   parallel_for(channels, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t c = begin; c < end; ++c) body(Channel<T>{outer, channels, inner, c}, c);
   });
@@ -188,8 +190,9 @@ void batch_norm_backward(TensorView x, TensorView mean, TensorView rstd, TensorV
       const C m = mean.as<C>()[c], s = rstd.as<C>()[c];
       NormSums sums;
       for (std::int64_t i = 0; i < channel.slices(); ++i) {
-        const NormSums part = row_norm_sums(channel.read(x.as<T>(), i, room.data()),
-                                            channel.read(dy.as<T>(), i, grad_room.data()), m, s, nullptr, channel.width());
+        const NormSums part =
+            row_norm_sums(channel.read(x.as<T>(), i, room.data()), channel.read(dy.as<T>(), i, grad_room.data()), m, s,
+                          nullptr, channel.width());
         sums.g += part.g;
         sums.g_xhat += part.g_xhat;
       }

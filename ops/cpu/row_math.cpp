@@ -7,6 +7,8 @@
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
+// Everything a kernel calls becomes part of it: g++ -O2 alone would call the loop's body once per vector.
+
 HWY_BEFORE_NAMESPACE();
 namespace binade::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -53,9 +55,8 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
   const std::size_t n = static_cast<std::size_t>(count), step = lanes();
   V s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
   std::size_t i = 0;
-  const auto at = [&](std::size_t j) HWY_ATTR {
-    return [&d, j](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + j); };
-  };
+  const auto at = [&](std::size_t j)
+                      HWY_ATTR { return [&d, j](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + j); }; };
   for (; i + 4 * step <= n; i += 4 * step) {
     s0 = hn::Add(s0, term(at(i)));
     s1 = hn::Add(s1, term(at(i + step)));
@@ -69,7 +70,7 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
   return total(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
 }
 
-float Max(const float* x, std::int64_t n) {
+[[gnu::flatten]] float Max(const float* x, std::int64_t n) {
   const D d;
   V m = hn::Set(d, -HUGE_VALF);
   auto nan = hn::MaskFromVec(hn::Zero(d));
@@ -81,20 +82,20 @@ float Max(const float* x, std::int64_t n) {
   if (!hn::AllFalse(d, nan)) return NAN;
   return hn::GetLane(hn::MaxOfLanes(d, m));
 }
-float Sum(const float* x, std::int64_t n) {
+[[gnu::flatten]] float Sum(const float* x, std::int64_t n) {
   return sum_row(n, [&](const auto& load) HWY_ATTR { return load(x, 0); });
 }
-float Dot(const float* x, const float* y, std::int64_t n) {
+[[gnu::flatten]] float Dot(const float* x, const float* y, std::int64_t n) {
   return sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Mul(load(x, 0), load(y, 0)); });
 }
-float Squares(const float* x, float mean, std::int64_t n) {
+[[gnu::flatten]] float Squares(const float* x, float mean, std::int64_t n) {
   const V m = hn::Set(D(), mean);
   return sum_row(n, [&](const auto& load) HWY_ATTR {
     const V v = hn::Sub(load(x, mean), m);
     return hn::Mul(v, v);
   });
 }
-double SquaresDouble(const float* x, std::int64_t count) {
+[[gnu::flatten]] double SquaresDouble(const float* x, std::int64_t count) {
   const hn::ScalableTag<double> dd;
   const hn::Rebind<float, decltype(dd)> half;
   const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(dd);
@@ -109,7 +110,7 @@ double SquaresDouble(const float* x, std::int64_t count) {
   for (; i < n; ++i) s += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   return s;
 }
-float Exp(const float* x, float shift, float* y, std::int64_t n) {
+[[gnu::flatten]] float Exp(const float* x, float shift, float* y, std::int64_t n) {
   const D d;
   const V s = hn::Set(d, shift);
   V sum = hn::Zero(d);
@@ -120,49 +121,43 @@ float Exp(const float* x, float shift, float* y, std::int64_t n) {
   });
   return total(sum);
 }
-float ExpSum(const float* x, float shift, std::int64_t n) {
+[[gnu::flatten]] float ExpSum(const float* x, float shift, std::int64_t n) {
   const D d;
   const V s = hn::Set(d, shift);
   return sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Exp(d, hn::Sub(load(x, -HUGE_VALF), s)); });
 }
-void Scale(const float* x, float a, float b, float* y, std::int64_t n) {
+[[gnu::flatten]] void Scale(const float* x, float a, float b, float* y, std::int64_t n) {
   const V va = hn::Set(D(), a), vb = hn::Set(D(), b);
   for_row(n, [&](const auto& load, const auto& store) HWY_ATTR { store(hn::MulAdd(load(x, 0), va, vb), y); });
 }
-void Shift(const float* x, float a, float b, float* y, std::int64_t n) {
+[[gnu::flatten]] void Shift(const float* x, float a, float b, float* y, std::int64_t n) {
   const V va = hn::Set(D(), a), vb = hn::Set(D(), b);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::Sub(hn::Sub(load(x, 0), va), vb), y);
-  });
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR { store(hn::Sub(hn::Sub(load(x, 0), va), vb), y); });
 }
-void Affine(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
+[[gnu::flatten]] void Affine(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
   const V s = hn::Set(D(), shift), va = hn::Set(D(), a), vb = hn::Set(D(), b);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::MulAdd(hn::Sub(load(x, 0), s), va, vb), y);
-  });
+  for_row(n,
+          [&](const auto& load, const auto& store) HWY_ATTR { store(hn::MulAdd(hn::Sub(load(x, 0), s), va, vb), y); });
 }
-void SoftmaxGrad(const float* y, const float* dy, float dot, float* dx, std::int64_t n) {
+[[gnu::flatten]] void SoftmaxGrad(const float* y, const float* dy, float dot, float* dx, std::int64_t n) {
   const V c = hn::Set(D(), dot);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::Mul(load(y, 0), hn::Sub(load(dy, 0), c)), dx);
-  });
+  for_row(n, [&](const auto& load, const auto& store)
+                 HWY_ATTR { store(hn::Mul(load(y, 0), hn::Sub(load(dy, 0), c)), dx); });
 }
-void LogSoftmaxGrad(const float* y, const float* dy, float sum, float* dx, std::int64_t n) {
+[[gnu::flatten]] void LogSoftmaxGrad(const float* y, const float* dy, float sum, float* dx, std::int64_t n) {
   const D d;
   const V s = hn::Set(d, sum);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::NegMulAdd(hn::Exp(d, load(y, 0)), s, load(dy, 0)), dx);
-  });
+  for_row(n, [&](const auto& load, const auto& store)
+                 HWY_ATTR { store(hn::NegMulAdd(hn::Exp(d, load(y, 0)), s, load(dy, 0)), dx); });
 }
-void ExpScale(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
+[[gnu::flatten]] void ExpScale(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
   const D d;
   const V s = hn::Set(d, shift), va = hn::Set(d, a), vb = hn::Set(d, b);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    store(hn::MulAdd(hn::Exp(d, hn::Sub(load(x, 0), s)), va, vb), y);
-  });
+  for_row(n, [&](const auto& load, const auto& store)
+                 HWY_ATTR { store(hn::MulAdd(hn::Exp(d, hn::Sub(load(x, 0), s)), va, vb), y); });
 }
-void Normalize(const float* x, float mean, float rstd, const float* weight, const float* bias, float* y,
-               std::int64_t n) {
+[[gnu::flatten]] void Normalize(const float* x, float mean, float rstd, const float* weight, const float* bias,
+                                float* y, std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd), zero = hn::Zero(d);
   for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
@@ -171,15 +166,16 @@ void Normalize(const float* x, float mean, float rstd, const float* weight, cons
     store(weight ? hn::MulAdd(xhat, load(weight, 0), b) : hn::Add(xhat, b), y);
   });
 }
-NormSums NormSumsOf(const float* x, const float* dy, float mean, float rstd, const float* weight, std::int64_t n) {
+[[gnu::flatten]] NormSums NormSumsOf(const float* x, const float* dy, float mean, float rstd, const float* weight,
+                                     std::int64_t n) {
   const V m = hn::Set(D(), mean), one = hn::Set(D(), 1);
   const auto g = [&](const auto& load) HWY_ATTR { return hn::Mul(load(dy, 0), weight ? load(weight, 0) : one); };
   const float sum = sum_row(n, g);
   const float dot = sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Mul(g(load), hn::Sub(load(x, 0), m)); });
   return {sum, static_cast<double>(dot) * static_cast<double>(rstd)};
 }
-void NormGrad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1, float c2,
-              float scale, float* dx, std::int64_t n) {
+[[gnu::flatten]] void NormGrad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1,
+                               float c2, float scale, float* dx, std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd), v1 = hn::Set(d, c1), v2 = hn::Set(d, c2), one = hn::Set(d, 1);
   const V s = hn::Set(d, scale);
@@ -189,8 +185,8 @@ void NormGrad(const float* x, const float* dy, float mean, float rstd, const flo
     store(hn::Mul(s, hn::NegMulAdd(xhat, v2, g)), dx);
   });
 }
-void NormColumns(const float* x, const float* dy, float mean, float rstd, float* dweight, float* dbias,
-                 std::int64_t n) {
+[[gnu::flatten]] void NormColumns(const float* x, const float* dy, float mean, float rstd, float* dweight, float* dbias,
+                                  std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd);
   for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {

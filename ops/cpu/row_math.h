@@ -64,12 +64,12 @@ void store_values(const C* values, const TensorView& out, bool accumulate) {
 float row_max(const float* x, std::int64_t n);  // -inf for an empty row; NaN if there is one
 float row_sum(const float* x, std::int64_t n);
 float row_dot(const float* x, const float* y, std::int64_t n);
-float row_squares(const float* x, float mean, std::int64_t n);                      // sum (x - mean)^2
-double row_squares_double(const float* x, std::int64_t n);                          // sum x^2 without overflow
-float row_exp(const float* x, float shift, float* y, std::int64_t n);               // y = exp(x - shift); sum y
-float row_exp_sum(const float* x, float shift, std::int64_t n);                     // the sum alone
-void row_scale(const float* x, float a, float b, float* y, std::int64_t n);         // y = a x + b
-void row_shift(const float* x, float a, float b, float* y, std::int64_t n);         // y = (x - a) - b
+float row_squares(const float* x, float mean, std::int64_t n);                             // sum (x - mean)^2
+double row_squares_double(const float* x, std::int64_t n);                                 // sum x^2 without overflow
+float row_exp(const float* x, float shift, float* y, std::int64_t n);                      // y = exp(x - shift); sum y
+float row_exp_sum(const float* x, float shift, std::int64_t n);                            // the sum alone
+void row_scale(const float* x, float a, float b, float* y, std::int64_t n);                // y = a x + b
+void row_shift(const float* x, float a, float b, float* y, std::int64_t n);                // y = (x - a) - b
 void row_affine(const float* x, float shift, float a, float b, float* y, std::int64_t n);  // y = (x - shift) a + b
 void row_softmax_grad(const float* y, const float* dy, float dot, float* dx, std::int64_t n);      // y (dy - dot)
 void row_log_softmax_grad(const float* y, const float* dy, float sum, float* dx, std::int64_t n);  // dy - exp(y) sum

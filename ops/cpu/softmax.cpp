@@ -6,7 +6,9 @@
 namespace binade::cpu {
 namespace {
 
-std::int64_t rows_per_chunk(std::int64_t n) { return std::max<std::int64_t>(1, elementwise_grain / 4 / std::max<std::int64_t>(n, 1)); }
+std::int64_t rows_per_chunk(std::int64_t n) {
+  return std::max<std::int64_t>(1, elementwise_grain / 4 / std::max<std::int64_t>(n, 1));
+}
 
 void softmax(TensorView x, TensorView y, bool log) {
   const std::int64_t rows = x.size(0), n = x.size(1);

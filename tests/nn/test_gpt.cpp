@@ -1,6 +1,7 @@
 // The GPT model against PyTorch's results in tests/golden, and generation.
 #include <gtest/gtest.h>
 
+#include "binade/core/base/random.h"
 #include "binade/core/io/safetensors.h"
 #include "binade/ops/nn/nn.h"
 

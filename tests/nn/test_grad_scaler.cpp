@@ -14,8 +14,7 @@ using namespace binade;
 struct CountingOptimizer : optim::Optimizer {
   explicit CountingOptimizer(Tensors params) : Optimizer({{.params = std::move(params)}}) {}
   void step() override { ++steps; }
-  optim::StateDict state_dict() const override { return {}; }
-  void load_state_dict(const optim::StateDict&) override {}
+  std::vector<std::string> state_names() const override { return {}; }
   int steps = 0;
 };
 

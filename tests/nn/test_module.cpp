@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "binade/core/tensor/grad_mode.h"
+#include "binade/core/base/random.h"
 #include "binade/ops/nn/nn.h"
 
 namespace {

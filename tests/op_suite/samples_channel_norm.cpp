@@ -16,14 +16,16 @@ void samples_channel_norm(SampleMap& out) {
                    const Tensor mean = zeros({3}), var = ones({3});
                    return batch_norm(in[0], in[1], in[2], mean, var);
                  },
-                 {normal({4, 3, 5}), normal({3}), normal({3})}, 20});
+                 {normal({4, 3, 5}), normal({3}), normal({3})},
+                 20});
   out.push_back({"batch_norm evaluation",
                  [](Inputs in) {
                    const Tensor mean = from_vector(std::vector<float>{0.5F, -1, 0}, {3});
                    const Tensor var = from_vector(std::vector<float>{1, 0.25F, 2}, {3});
                    return batch_norm(in[0], in[1], in[2], mean, var, {.training = false});
                  },
-                 {normal({4, 3, 5}), normal({3}), normal({3})}, 20});
+                 {normal({4, 3, 5}), normal({3}), normal({3})},
+                 20});
 
   const auto groups_of = [](std::int64_t groups) {
     return [groups](Inputs in) { return group_norm(in[0], groups, in[1], in[2]); };
@@ -31,10 +33,13 @@ void samples_channel_norm(SampleMap& out) {
   // with a weight, dx goes through dy weight in x's dtype: one rounding more
   const std::string rounding = "16-bit: the gradient times weight is rounded once on the way";
   out.push_back({"group_norm", groups_of(2), {normal({3, 4, 5}), normal({4}), normal({4})}, 15, 6, rounding});
-  out.push_back({"group_norm one group", groups_of(1), {normal({2, 3, 2, 2}), normal({3}), normal({3})}, 12, 6, rounding});
-  out.push_back({"group_norm each channel", groups_of(3), {normal({2, 3, 17}), normal({3}), normal({3})}, 34, 6, rounding});
+  out.push_back(
+      {"group_norm one group", groups_of(1), {normal({2, 3, 2, 2}), normal({3}), normal({3})}, 12, 6, rounding});
+  out.push_back(
+      {"group_norm each channel", groups_of(3), {normal({2, 3, 17}), normal({3}), normal({3})}, 34, 6, rounding});
   out.push_back({"group_norm without weight", groups_of(2), {normal({3, 4, 5}), undefined(), undefined()}, 15});
-  out.push_back({"group_norm [batch, channels]", groups_of(2), {normal({3, 6}), normal({6}), normal({6})}, 6, 6, rounding});
+  out.push_back(
+      {"group_norm [batch, channels]", groups_of(2), {normal({3, 6}), normal({6}), normal({6})}, 6, 6, rounding});
 }
 
 }  // namespace binade::test

@@ -15,7 +15,8 @@ void samples_norm(SampleMap& out) {
   out.push_back({"layer_norm two dims", layer, {normal({3, 4, 5}), normal({4, 5}), normal({4, 5})}, 20});
   out.push_back({"layer_norm large eps",
                  [](Inputs in) { return layer_norm(in[0], in[1], in[2], 0.5); },
-                 {normal({4, 6}), normal({6}), normal({6})}, 6});
+                 {normal({4, 6}), normal({6}), normal({6})},
+                 6});
   out.push_back({"layer_norm no rows", layer, {normal({0, 5}), normal({5}), normal({5})}});
 
   const auto rms = [](Inputs in) { return rms_norm(in[0], in[1]); };
@@ -23,8 +24,8 @@ void samples_norm(SampleMap& out) {
   out.push_back({"rms_norm long odd rows", rms, {normal({3, 517}), normal({517})}, 517});
   out.push_back({"rms_norm without weight", rms, {normal({2, 3, 7}), undefined()}, 7});
   out.push_back({"rms_norm two dims", rms, {normal({3, 4, 5}), normal({4, 5})}, 20});
-  out.push_back({"rms_norm one element", [](Inputs in) { return rms_norm(in[0], in[1], 0.5); },
-                 {normal({1}), normal({1})}});
+  out.push_back(
+      {"rms_norm one element", [](Inputs in) { return rms_norm(in[0], in[1], 0.5); }, {normal({1}), normal({1})}});
   out.push_back({"rms_norm no rows", rms, {normal({0, 5}), normal({5})}});
 }
 
