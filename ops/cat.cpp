@@ -73,6 +73,7 @@ struct Cat : Op {
 }  // namespace
 
 Tensor cat(const Tensors& tensors, std::int64_t dim) {
+  check(!tensors.empty(), "cat: no tensors given");
   Cat op;
   op.dim = dim;
   for (const Tensor& x : tensors) op.sizes.push_back(x && x.dim() > 0 ? x.size(dim) : 0);
@@ -80,8 +81,13 @@ Tensor cat(const Tensors& tensors, std::int64_t dim) {
 }
 
 Tensor stack(const Tensors& tensors, std::int64_t dim) {
+  check(!tensors.empty(), "stack: no tensors given");
   Tensors raised;
-  for (const Tensor& x : tensors) raised.push_back(unsqueeze(x, dim));
+  for (const Tensor& x : tensors) {
+    check_defined("stack", "a tensor", x);
+    check(x.shape() == tensors[0].shape(), "stack: shapes differ: ", tensors[0].shape(), " and ", x.shape());
+    raised.push_back(unsqueeze(x, dim));
+  }
   return cat(raised, dim);
 }
 

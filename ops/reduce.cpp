@@ -115,8 +115,8 @@ struct Sum final : Reduce {
   }
   double scale(const Shape& shape) const { return mean ? 1.0 / static_cast<double>(count(shape)) : 1.0; }
   Tensor forward(Inputs in, Saved& saved) const override {
-    const Shape& shape = in[0].shape();
     const Spec spec = infer(in);
+    const Shape& shape = in[0].shape();
     Tensor y = empty(spec, in[0].device());
     kernel::sum(in[0], kept_view(y, shape), scale(shape), false);
     saved.save(shape_only(in[0]));

@@ -267,7 +267,7 @@ Tensor slice(const Tensor& x, std::int64_t dim, std::int64_t start, std::int64_t
 
 Tensor narrow(const Tensor& x, std::int64_t dim, std::int64_t start, std::int64_t length) {
   check_defined("narrow", "x", x);
-  const std::int64_t size = x.size(dim);
+  const std::int64_t size = x.size(wrap_dim(dim, x.dim(), "narrow"));
   check(x.dim() > 0 && start >= 0 && length >= 0 && start + length <= size, "narrow: ", start, " + ", length,
         " is out of range for dim ", dim, " of ", x.shape());
   return slice(x, dim, start, start + length);
@@ -301,12 +301,15 @@ Tensor unsqueeze(const Tensor& x, std::int64_t dim) {
 Tensors split(const Tensor& x, std::int64_t size, std::int64_t dim) {
   check(size > 0, "split: expected a positive size, got ", size);
   Tensors parts;
-  const std::int64_t total = x.size(dim);
+  check_defined("split", "x", x);
+  const std::int64_t total = x.size(wrap_dim(dim, x.dim(), "split"));
   for (std::int64_t at = 0; at < total; at += size) parts.push_back(narrow(x, dim, at, std::min(size, total - at)));
   return parts;
 }
 
 Tensors chunk(const Tensor& x, std::int64_t chunks, std::int64_t dim) {
+  check_defined("chunk", "x", x);
+  dim = wrap_dim(dim, x.dim(), "chunk");
   check(chunks > 0, "chunk: expected a positive number of chunks, got ", chunks);
   return split(x, std::max<std::int64_t>(1, (x.size(dim) + chunks - 1) / chunks), dim);
 }

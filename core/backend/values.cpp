@@ -92,6 +92,7 @@ Tensor& Tensor::copy_(const Tensor& source) {
 
 Tensor& Tensor::add_(const Tensor& other, double alpha) {
   check_in_place(*this, "add_");
+  check(other.defined(), "add_: the other tensor is undefined");
   check(broadcast_shapes(shape(), other.shape(), "add_") == shape(), "add_: ", other.shape(),
         " does not broadcast to ", shape());
   kernel::add_into(detail::broadcast_view(other, shape()), *this, alpha);

@@ -22,6 +22,8 @@ Tensor boolean(Shape shape) { return ones(shape, {.dtype = DType::boolean}); }
 Tensor fp8(Shape shape) { return ones(shape, {.dtype = DType::f8e4m3}); }
 Tensor low(Shape shape) { return ones(shape, {.dtype = DType::bf16}); }
 
+void PrintTo(const BadCall& call, std::ostream* out) { *out << call.operation << ", " << call.what; }
+
 class BadInputs : public ::testing::TestWithParam<BadCall> {};
 
 TEST_P(BadInputs, AreExplained) { expect_error(GetParam().call, GetParam().operation + ": "); }
@@ -57,7 +59,7 @@ std::vector<BadCall> elementwise_calls() {
   calls.push_back({"neg", "undefined", [] { neg(Tensor()); }});
   calls.push_back({"abs", "undefined", [] { abs(Tensor()); }});
   calls.push_back({"relu", "undefined", [] { relu(Tensor()); }});
-  calls.push_back({"gelu", "integers", [] { gelu(i64({2})); }});
+  calls.push_back({"gelu_erf", "integers", [] { gelu(i64({2})); }});
   calls.push_back({"leaky_relu", "undefined", [] { leaky_relu(Tensor()); }});
   calls.push_back({"clamp", "min above max", [] { clamp(f({2}), 1, 0); }});
   calls.push_back({"where", "condition not bool", [] { where(f({2}), f({2}), f({2})); }});
