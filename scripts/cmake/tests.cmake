@@ -10,7 +10,8 @@ file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/results)
 # Links what test code may use; the paths let a test find golden files and the example programs.
 function(binade_test_code target)
   binade_own_code(${target})
-  target_link_libraries(${target} PRIVATE binade nlohmann_json::nlohmann_json fmt::fmt Threads::Threads)
+  target_link_libraries(${target} PRIVATE
+    binade nlohmann_json::nlohmann_json fmt::fmt ZLIB::ZLIB OpenMP::OpenMP_CXX Threads::Threads)
   target_compile_definitions(${target} PRIVATE
     BINADE_SOURCE_DIR="${PROJECT_SOURCE_DIR}" BINADE_BINARY_DIR="${PROJECT_BINARY_DIR}")
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
