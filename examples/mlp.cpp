@@ -37,7 +37,7 @@ void train(const Options& o) {
 
   optim::AdamW optimizer(model.parameters(), {.lr = o.lr, .weight_decay = 0.01});
   amp::GradScaler scaler({.enabled = mode.loss_scaling});
-  const auto schedule = optim::Schedule::cosine(o.lr, {.total_steps = o.steps, .warmup_steps = o.steps / 20});
+  const auto schedule = optim::cosine({.lr = o.lr, .warmup = o.steps / 20, .steps = o.steps});
   Batches batches(train_set,
                   {.batch_size = o.batch, .shuffle = true, .drop_last = true, .seed = o.seed, .device = device});
 
@@ -50,7 +50,8 @@ void train(const Options& o) {
   Progress progress("mlp " + mode.name, "images/s", first, o.steps);
   const auto start = std::chrono::steady_clock::now();
   for (std::int64_t step = first; step < o.steps; ++step) {
-    const double lr = optim::set_lr(optimizer, schedule, step);
+    const double lr = schedule.lr_at(step);
+    schedule.set_lr(optimizer, step);
     const auto& [images, labels] = batches.next();
     Tensor loss;
     {

@@ -41,6 +41,8 @@ double validation_loss(const nn::GPT& model, const data::TextWindows& windows, s
   return loss / static_cast<double>(rows);
 }
 
+static std::vector<std::int64_t> token_ids(const Tensor& tokens) { return tokens.to_vector<std::int64_t>(); }
+
 CountingBaselines counting_baselines(const data::TextDataset& text) {
   const auto vocab = static_cast<std::size_t>(text.vocab_size());
   std::vector<double> single(vocab, 1), pairs(vocab * vocab, 1), first(vocab, static_cast<double>(vocab));
@@ -49,8 +51,8 @@ CountingBaselines counting_baselines(const data::TextDataset& text) {
   constexpr std::int64_t stretch = 1024;
   const auto each_pair = [&](const data::TextWindows& windows, auto&& use) {
     for (std::int64_t i = 0; i < windows.size(); ++i) {
-      const auto [inputs, targets] = windows.get(std::span(&i, 1));
-      const auto a = inputs.to_vector<std::int64_t>(), b = targets.to_vector<std::int64_t>();
+      const data::Batch window = windows.get(std::span(&i, 1));
+      const std::vector<std::int64_t> a = token_ids(window.inputs), b = token_ids(window.targets);
       for (std::size_t k = 0; k < a.size(); ++k) use(static_cast<std::size_t>(a[k]), static_cast<std::size_t>(b[k]));
     }
   };

@@ -70,6 +70,10 @@ int run_program(int argc, char** argv, const char* description, const std::funct
   }
 }
 
+namespace {
+constexpr const char* rewrite = "\r\x1b[2K";  // back to the start of the terminal's line, and clear it
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -102,12 +106,13 @@ void Progress::update(const Now& now) {
                                  now.loss, now.lr, now.items_per_s, unit_);
   if (now.loss_scale > 0) text += fmt::format("  scale {:.0f} skipped {}", now.loss_scale, now.skipped);
   text += fmt::format("  {}  {:.0f} s left", human_bytes(binade::memory_stats().peak_total), left);
-  fmt::print(terminal_ ? "\r\x1b[2K{}" : "{}\n", text);
+  const char* before = terminal_ ? rewrite : "";
+  fmt::print("{}{}{}", before, text, terminal_ ? "" : "\n");
   std::fflush(stdout);
 }
 
 void Progress::line(const std::string& text) {
-  fmt::print(terminal_ ? "\r\x1b[2K{}\n" : "{}\n", text);
+  fmt::print("{}{}\n", terminal_ ? rewrite : "", text);
   std::fflush(stdout);
 }
 

@@ -53,7 +53,7 @@ void train(Options o) {
   optim::AdamW optimizer(model.parameters(), {.lr = o.lr, .beta2 = 0.99, .weight_decay = 0.1});
   amp::GradScaler scaler({.enabled = mode.loss_scaling});
   const auto schedule =
-      optim::Schedule::cosine(o.lr, {.total_steps = o.steps, .warmup_steps = o.steps / 20, .final_lr = o.lr / 10});
+      optim::cosine({.lr = o.lr, .min_lr = o.lr / 10, .warmup = o.steps / 20, .steps = o.steps});
   Batches batches(text.train(context), {.batch_size = o.batch, .shuffle = true, .seed = o.seed, .device = device});
 
   std::int64_t first = 0;
@@ -75,7 +75,8 @@ void train(Options o) {
   double training_seconds = 0, last_validation = NAN;
   for (std::int64_t step = first; step < o.steps; ++step) {
     const auto start = std::chrono::steady_clock::now();
-    const double lr = optim::set_lr(optimizer, schedule, step);
+    const double lr = schedule.lr_at(step);
+    schedule.set_lr(optimizer, step);
     const auto& [tokens, targets] = batches.next();
     Tensor loss;
     {

@@ -15,7 +15,8 @@ SeedRun train(const TaskFactory& factory, const PrecisionMode& mode, std::uint64
   const Tensors parameters = task->parameters();
   optim::AdamW optimizer(parameters, {.lr = options.lr, .weight_decay = 0.01});
   amp::GradScaler scaler({.enabled = mode.loss_scaling});
-  const auto schedule = optim::cosine_schedule(options.lr, options.steps, options.steps / 20, options.lr / 10);
+  const optim::Schedule schedule = optim::cosine(
+      {.lr = options.lr, .min_lr = options.lr / 10, .warmup = options.steps / 20, .steps = options.steps});
 
   SeedRun run;
   run.seed = seed;
@@ -24,7 +25,7 @@ SeedRun train(const TaskFactory& factory, const PrecisionMode& mode, std::uint64
   double training_seconds = 0;
   for (std::int64_t step = 0; step < options.steps; ++step) {
     const auto start = std::chrono::steady_clock::now();
-    optim::set_lr(optimizer, schedule.lr_at(step));
+    schedule.set_lr(optimizer, step);
     Tensor loss;
     {
       amp::Autocast autocast(mode.autocast);
