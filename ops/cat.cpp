@@ -76,7 +76,7 @@ Tensor cat(const Tensors& tensors, std::int64_t dim) {
   check(!tensors.empty(), "cat: no tensors given");
   Cat op;
   op.dim = dim;
-  for (const Tensor& x : tensors) op.sizes.push_back(x && x.dim() > 0 ? x.size(dim) : 0);
+  for (const Tensor& x : tensors) op.sizes.push_back(x && x.dim() > 0 ? x.size(wrap_dim(dim, x.dim(), "cat")) : 0);
   return run(std::move(op), tensors);
 }
 

@@ -230,7 +230,11 @@ Tensor run_1d(std::string_view name, const Tensor& x, const Tensor& weight, cons
   check_dims(name, "weight", weight, 3);
   const Conv2dOptions plane{{1, options.stride}, {0, options.padding}, {1, options.dilation}, options.groups,
                             {0, options.output_padding}};
-  return squeeze(run_convolution<O>(unsqueeze(x, 2), unsqueeze(weight, 2), bias, plane), 2);
+  try {
+    return squeeze(run_convolution<O>(unsqueeze(x, 2), unsqueeze(weight, 2), bias, plane), 2);
+  } catch (const Error& e) {
+    fail({std::string(name), ": as a plane of height 1: ", e.what()});
+  }
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ foreach(folder IN LISTS folders)
   endif()
   add_executable(test_${folder} ${files})
   binade_test_code(test_${folder})
-  target_link_libraries(test_${folder} PRIVATE GTest::gtest GTest::gtest_main)
+  target_link_libraries(test_${folder} PRIVATE GTest::gtest GTest::gtest_main OpenMP::OpenMP_CXX)
   add_test(NAME ${folder}
     COMMAND test_${folder} --gtest_output=json:${PROJECT_BINARY_DIR}/results/${folder}.json
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})

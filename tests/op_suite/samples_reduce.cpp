@@ -26,7 +26,7 @@ const std::vector<Case>& cases() {
 
 std::string label(const std::string& name, const Case& c) {
   std::string text = name + " " + to_text(c.shape) + " dims";
-  for (const std::int64_t d : c.dims) text += " " + std::to_string(d);
+  for (const std::int64_t d : c.dims) text.append(" ").append(std::to_string(d));
   return c.keepdim ? text + " keepdim" : text;
 }
 
@@ -76,7 +76,7 @@ void samples_reduce(SampleMap& out) {
 
   for (const std::optional<std::int64_t> dim : {std::optional<std::int64_t>{}, std::optional<std::int64_t>{0},
                                                 std::optional<std::int64_t>{-1}}) {
-    const std::string where = dim ? " dim " + std::to_string(*dim) : "";
+    const std::string where = dim ? std::string(" dim ").append(std::to_string(*dim)) : "";
     out.push_back({.name = "argmax" + where, .function = [=](Inputs in) { return argmax(in[0], dim); },
                    .inputs = {normal({33, 37})}, .smooth = false});
     out.push_back({.name = "argmin" + where, .function = [=](Inputs in) { return argmin(in[0], dim, {true}); },

@@ -37,7 +37,7 @@ const std::string& test_name(std::size_t index) {
       std::string name = sample.name;
       for (char& c : name)
         if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-      if (const int n = uses[name]++; n > 0) name += "_" + std::to_string(n + 1);
+      if (const int n = uses[name]++; n > 0) name.append("_").append(std::to_string(n + 1));
       made.push_back(name);
     }
     return made;

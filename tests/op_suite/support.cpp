@@ -51,7 +51,7 @@ void write_table(std::ostream& out) {
     const Row& row = rows[op];
     std::string dtypes;
     for (const DType dtype : row.passed)
-      if (!row.failed.contains(dtype)) dtypes += (dtypes.empty() ? "" : " ") + to_text(dtype);
+      if (!row.failed.contains(dtype)) dtypes.append(dtypes.empty() ? "" : " ").append(to_text(dtype));
     out << "| " << op << " | " << name(precision) << " | " << (dtypes.empty() ? "none" : dtypes) << " | "
         << (row.gradient ? "yes" : "no") << " |\n";
   }
