@@ -47,7 +47,7 @@ def may_include(source, target):
     if a == "ops/nn":
         return in_core or b in ("ops", "ops/nn")
     if a in ("ops/cpu", "cuda"):
-        return in_core or target == "ops/formulas.h" or b == a
+        return in_core or target in ("ops/formulas.h", "ops/formulas_inl.h") or b == a
     if a == "distributed":
         return in_core or b == "distributed"
     if a == "umbrella":
