@@ -29,7 +29,7 @@ cmake --build build/release -j "$(nproc)" --target mlp gpt precision_compare
 step "data"
 scripts/get_data.sh
 export BINADE_DATA=${BINADE_DATA:-$root/data}
-export OMP_PROC_BIND=${OMP_PROC_BIND:-close}
+export OMP_PROC_BIND=${OMP_PROC_BIND:-close} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 for precision in $precisions; do
   step "mlp on Fashion-MNIST, $precision"
