@@ -2,8 +2,9 @@
 # Installs what binade needs to build, test and run its examples, on Debian or Ubuntu. Quiet when all is there.
 set -eu
 
+# ocl-icd-opencl-dev: the CMake package of Debian's oneDNN asks for OpenCL.
 packages="build-essential cmake ninja-build ccache pkg-config
-  libdnnl-dev libhwy-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev zlib1g-dev
+  libdnnl-dev ocl-icd-opencl-dev libhwy-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev zlib1g-dev
   libgtest-dev libbenchmark-dev python3 python3-venv
   dataset-fashion-mnist bible-kjv libjs-chart.js"
 
