@@ -86,9 +86,9 @@ void train(const Options& o) {
 
 int main(int argc, char** argv) {
   Options options;
-  options.steps = 1500;
+  options.steps = 4000;
   options.batch = 128;
-  options.lr = 1e-3;
+  options.lr = 2e-3;
   return run_program(
       argc, argv, "Trains an MLP on images in fp32, bf16 or fp16.",
       [&](CLI::App& app) {

@@ -7,9 +7,9 @@ cd "$root"
 
 # How much to train. The defaults keep the whole demo under 10 minutes on 2 cores.
 precisions=${PRECISIONS:-fp32 bf16 fp16}
-mlp_steps=${MLP_STEPS:-1500} mlp_batch=${MLP_BATCH:-128}
-gpt_size=${GPT_SIZE:-tiny} gpt_steps=${GPT_STEPS:-300} gpt_generate=${GPT_GENERATE:-200}
-compare_mlp_steps=${COMPARE_MLP_STEPS:-500} compare_gpt_steps=${COMPARE_GPT_STEPS:-150}
+mlp_steps=${MLP_STEPS:-4000} mlp_batch=${MLP_BATCH:-128}
+gpt_size=${GPT_SIZE:-tiny} gpt_steps=${GPT_STEPS:-500} gpt_generate=${GPT_GENERATE:-200}
+compare_mlp_steps=${COMPARE_MLP_STEPS:-1000} compare_gpt_steps=${COMPARE_GPT_STEPS:-200}
 compare_seeds=${COMPARE_SEEDS:-1}
 seed=${SEED:-42}
 

@@ -56,7 +56,7 @@ void compare(const Options& o) {
                         .device = binade::device_description(device),
                         .steps = o.steps,
                         .batch = o.batch ? o.batch : gpt ? gpt_size(o.size).batch : 128,
-                        .lr = o.lr > 0 ? o.lr : gpt ? gpt_size(o.size).lr : 1e-3,
+                        .lr = o.lr > 0 ? o.lr : gpt ? gpt_size(o.size).lr : 2e-3,
                         .modes = {}};
   const TaskFactory factory = gpt ? gpt_task(o.size, comparison.batch, device) : mlp_task(o.size, comparison.batch, device);
   const TrainOptions options{.steps = o.steps, .evaluate_every = std::max<std::int64_t>(1, o.steps / 5), .lr = comparison.lr};
