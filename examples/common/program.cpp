@@ -23,8 +23,11 @@ void add_run_options(CLI::App& app, RunOptions& o) {
   app.add_option("--device", o.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--seed", o.seed, "Initial weights, data order, dropout")->capture_default_str();
   app.add_option("--steps", o.steps, "Training steps")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--batch", o.batch, "Samples per step")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--lr", o.lr, "Peak learning rate")->capture_default_str();
+  const auto default_text = [](auto value) { return value > 0 ? fmt::format("{}", value) : "by size"; };
+  app.add_option("--batch", o.batch, "Samples per step")
+      ->check(CLI::PositiveNumber)
+      ->default_str(default_text(o.batch));
+  app.add_option("--lr", o.lr, "Peak learning rate")->default_str(default_text(o.lr));
   app.add_option("--metrics", o.metrics, "Write one JSON object per step to this file");
   app.add_option("--checkpoint", o.checkpoint, "Save training state to this file; replaced atomically");
   app.add_option("--every", o.checkpoint_every, "Steps between checkpoints (default: only at the end)")

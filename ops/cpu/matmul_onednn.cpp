@@ -80,10 +80,15 @@ Product make_product(const Library& library, const Key& key) {
     operations.append_sum(1.0F);
     attributes.set_post_ops(operations);
   }
+  Product product;
+#if DNNL_VERSION_MAJOR >= 3
+  product.primitive = dnnl::matmul(with_bias ? dnnl::matmul::primitive_desc(library.engine, a, b, bias, c, attributes)
+                                             : dnnl::matmul::primitive_desc(library.engine, a, b, c, attributes));
+#else
   const dnnl::matmul::desc description =
       with_bias ? dnnl::matmul::desc(a, b, bias, c) : dnnl::matmul::desc(a, b, c);
-  Product product;
   product.primitive = dnnl::matmul(dnnl::matmul::primitive_desc(description, attributes, library.engine));
+#endif
   product.a = memory(a, library.engine, nullptr);
   product.b = memory(b, library.engine, nullptr);
   product.c = memory(c, library.engine, nullptr);
