@@ -1,4 +1,4 @@
-// Every kernel a backend provides: one typed line each. ops/cpu/ and cuda/ implement this page and nothing else.
+// Every kernel a backend provides, one typed line each (a new family may bring its own in <stem>_kernels.h beside it).
 // Views arrive checked: shapes agree, all on one device, outputs allocated; an absent view means "not given" or
 // "not wanted". Views may be strided unless a line says contiguous. Floating arithmetic is done in float (double for
 // f64) and rounded once on store; sums are accumulated in float or better, in an order that does not depend on the
