@@ -96,9 +96,12 @@ class Pass {
     }
     Target target(std::size_t i) override {
       const Edge& edge = node_.edges.at(i);
-      // Hooks may replace the contribution only as a whole, so they see it through `pending_`.
+      // A kernel writes f32, or its operands' dtype; a 16-bit leaf may be neither.
       if (edge.leaf && edge.leaf->dtype != DType::f16 && edge.leaf->dtype != DType::bf16) return leaf_target(*edge.leaf);
-      Tensor fresh = empty(edge.input, node_.device);
+      // A view of a parameter delivers to it: its gradient must not pass through autocast's 16 bits either.
+      const bool view_of_leaf = edge.node && edge.node->edges.size() == 1 && edge.node->edges[0].leaf &&
+                                edge.node->op->precision() == Precision::as_is;
+      Tensor fresh = empty({edge.input.shape, view_of_leaf ? edge.node->output.dtype : edge.input.dtype}, node_.device);
       pending_.emplace_back(i, fresh);
       return {fresh, false};
     }

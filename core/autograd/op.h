@@ -13,7 +13,7 @@ namespace binade {
 enum class Precision {
   low,          // cast to the autocast dtype: matrix products, convolution, attention
   full,         // cast to f32: losses, softmax, norms, exp, log, pow
-  full_output,  // inputs as they are, result in f32: sums
+  full_output,  // as full: sums, whose result must not be rounded to 16 bits
   widest,       // the widest input wins, with or without autocast: add, where, cat
   as_is,        // never touched: casts, views, relu
 };

@@ -18,7 +18,7 @@ struct Checkpoint {
   PhiloxState random;
   data::LoaderState loader;
   std::int64_t step = 0;
-  std::map<std::string, double> numbers;  // anything else: best loss, schedule position; kept exactly
+  std::map<std::string, double> numbers = {};  // anything else: best loss, schedule position; kept exactly
 };
 
 void save_checkpoint(const std::string& path, const Checkpoint& checkpoint);

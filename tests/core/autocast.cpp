@@ -140,6 +140,16 @@ TEST(CastCache, EvaluationThenTrainingInOneRegion) {
   EXPECT_EQ(weight.grad().to_vector<float>(), std::vector<float>(4, 1));
 }
 
+// conv1d sees its weight through a view; the gradient must not be rounded to autocast's 16 bits on the way back.
+TEST(Gradients, OfAParameterSeenThroughAViewStayInFp32) {
+  const Tensor weight = ones({1, 1, 1}, {.requires_grad = true}), x = ones({1, 1, 257});
+  {
+    const amp::Autocast autocast(DType::bf16);
+    sum(conv1d(x, weight)).backward();
+  }
+  EXPECT_EQ(weight.grad().item<float>(), 257);  // 256 in bf16
+}
+
 }  // namespace
 
 }  // namespace binade::test
