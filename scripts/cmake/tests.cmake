@@ -3,7 +3,7 @@ find_package(GTest REQUIRED)
 find_package(Python3 COMPONENTS Interpreter REQUIRED)
 
 set(tests_dir ${PROJECT_SOURCE_DIR}/tests)
-set(test_environment OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_stack_use_after_return=1
+set(test_environment OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_stack_use_after_return=1:allocator_may_return_null=1
   UBSAN_OPTIONS=print_stacktrace=1)
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/results)
 
