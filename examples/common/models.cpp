@@ -48,7 +48,8 @@ CountingBaselines counting_baselines(const data::TextDataset& text) {
   std::vector<double> single(vocab, 1), pairs(vocab * vocab, 1), first(vocab, static_cast<double>(vocab));
   double total = static_cast<double>(vocab);
   // A long window is a stretch of text: inputs, and targets one position later.
-  constexpr std::int64_t stretch = 1024;
+  const std::int64_t stretch = std::min<std::int64_t>(1024, text.size() / 10 - 1);
+  check(stretch > 0, "counting_baselines: needs a text of at least 20 tokens, got ", text.size());
   const auto each_pair = [&](const data::TextWindows& windows, auto&& use) {
     for (std::int64_t i = 0; i < windows.size(); ++i) {
       const data::Batch window = windows.get(std::span(&i, 1));
