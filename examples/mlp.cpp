@@ -29,7 +29,7 @@ void train(const Options& o) {
   manual_seed(o.seed);
 
   const auto [train_set, test_set] = load_images(o);
-  check(o.batch <= train_set.size(), "--batch: ", o.batch, " is more than the ", train_set.size(), " training images");
+  require_batch(o.batch, train_set.size());
   nn::Sequential model(nn::Linear(train_set.inputs().size(1), o.hidden), nn::ReLU(), nn::Linear(o.hidden, 10));
   model.to(device);
   fmt::print("mlp: {} training and {} test images, {} parameters, {}\n", train_set.size(), test_set.size(),

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "common/program.h"
+
 namespace example {
 
 using namespace binade;
@@ -12,7 +14,7 @@ GptSize gpt_size(const std::string& name) {
   if (name == "tiny") return {.layers = 4, .heads = 4, .width = 128, .context = 64, .batch = 12, .lr = 3e-3};
   if (name == "small") return {.layers = 6, .heads = 6, .width = 384, .context = 256, .batch = 8, .lr = 1e-3};
   if (name == "gpt2") return {.layers = 12, .heads = 12, .width = 768, .context = 1024, .batch = 4, .lr = 6e-4};
-  throw Error("--size: unknown size '" + name + "', expected tiny, small or gpt2");
+  throw UsageError("--size: unknown size '" + name + "', expected tiny, small or gpt2");
 }
 
 std::string default_text() {
