@@ -41,11 +41,9 @@ void train(const Options& o) {
   Batches batches(train_set,
                   {.batch_size = o.batch, .shuffle = true, .drop_last = true, .seed = o.seed, .device = device});
 
-  std::int64_t first = 0;
   const Training training{model, optimizer, scaler, batches};
-  if (o.resume) first = training.load(o.checkpoint);
-  std::optional<io::MetricsWriter> metrics;
-  if (!o.metrics.empty()) metrics.emplace(o.metrics, o.resume);
+  const std::int64_t first = training.start(o);
+  auto metrics = open_metrics(o, first);
 
   Progress progress("mlp " + mode.name, "images/s", first, o.steps);
   const auto start = std::chrono::steady_clock::now();

@@ -68,11 +68,9 @@ void train(Options o) {
       optim::cosine({.lr = o.lr, .min_lr = o.lr / 10, .warmup = o.steps / 20, .steps = o.steps});
   Batches batches(windows, {.batch_size = o.batch, .shuffle = true, .seed = o.seed, .device = device});
 
-  std::int64_t first = 0;
   const Training training{model, optimizer, scaler, batches};
-  if (o.resume) first = training.load(o.checkpoint);
-  std::optional<io::MetricsWriter> metrics;
-  if (!o.metrics.empty()) metrics.emplace(o.metrics, o.resume);
+  const std::int64_t first = training.start(o);
+  auto metrics = open_metrics(o, first);
 
   const auto validate_now = [&] {
     const NoGrad no_grad;
