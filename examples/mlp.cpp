@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <optional>
 
 #include "common/models.h"
@@ -22,15 +23,21 @@ data::TrainTest load_images(const Options& o) {
   return o.dataset == "digits" ? data::digits() : data::fashion_mnist();
 }
 
+std::int64_t class_count(const data::TrainTest& sets) {  // labels count from 0
+  return 1 + std::max(std::ranges::max(sets.train.targets().to_vector<std::int64_t>()),
+                      std::ranges::max(sets.test.targets().to_vector<std::int64_t>()));
+}
+
 void train(const Options& o) {
   validate(o);
   const PrecisionMode mode = o.mode();
   const Device device = choose_device(o.device);
   manual_seed(o.seed);
 
-  const auto [train_set, test_set] = load_images(o);
-  check(o.batch <= train_set.size(), "--batch: ", o.batch, " is more than the ", train_set.size(), " training images");
-  nn::Sequential model(nn::Linear(train_set.inputs().size(1), o.hidden), nn::ReLU(), nn::Linear(o.hidden, 10));
+  const data::TrainTest sets = load_images(o);
+  const auto& [train_set, test_set] = sets;
+  require_batch(o.batch, train_set.size());
+  nn::Sequential model(nn::Linear(train_set.inputs().size(1), o.hidden), nn::ReLU(), nn::Linear(o.hidden, class_count(sets)));
   model.to(device);
   fmt::print("mlp: {} training and {} test images, {} parameters, {}\n", train_set.size(), test_set.size(),
              model.parameter_count(), mode.name);
@@ -41,11 +48,9 @@ void train(const Options& o) {
   Batches batches(train_set,
                   {.batch_size = o.batch, .shuffle = true, .drop_last = true, .seed = o.seed, .device = device});
 
-  std::int64_t first = 0;
   const Training training{model, optimizer, scaler, batches};
-  if (o.resume) first = training.load(o.checkpoint);
-  std::optional<io::MetricsWriter> metrics;
-  if (!o.metrics.empty()) metrics.emplace(o.metrics, o.resume);
+  const std::int64_t first = training.start(o);
+  auto metrics = open_metrics(o, first);
 
   Progress progress("mlp " + mode.name, "images/s", first, o.steps);
   const auto start = std::chrono::steady_clock::now();

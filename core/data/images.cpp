@@ -53,6 +53,7 @@ TensorDataset idx_dataset(const std::string& folder, const std::string& part) {
   const std::string label_path = idx_path(folder, part + "-labels-idx1-ubyte");
   const Idx images = read_idx(image_path, 3), labels = read_idx(label_path, 1);
   const std::int64_t n = images.dims[0];
+  check(images.bytes.size() > images.start, "idx_images: ", image_path, ": no images inside");
   check(labels.dims[0] == n, "idx_images: counts disagree: ", image_path, " has ", n, " images, ", label_path, " has ",
         labels.dims[0], " labels");
   const Tensor x = empty({n, images.dims[1] * images.dims[2]}), y = empty({n}, {.dtype = DType::i64});
@@ -75,7 +76,11 @@ bool has_idx(const std::string& folder) {
 }  // namespace
 
 TrainTest idx_images(const std::string& folder) {
-  return {.train = idx_dataset(folder, "train"), .test = idx_dataset(folder, "t10k")};
+  TrainTest sets{.train = idx_dataset(folder, "train"), .test = idx_dataset(folder, "t10k")};
+  const std::int64_t pixels = sets.train.inputs().size(1), test_pixels = sets.test.inputs().size(1);
+  check(pixels == test_pixels, "idx_images: ", folder, ": sizes disagree: training images have ", pixels,
+        " pixels, test images ", test_pixels);
+  return sets;
 }
 
 TrainTest fashion_mnist() {

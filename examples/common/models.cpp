@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "common/program.h"
+
 namespace example {
 
 using namespace binade;
@@ -12,14 +14,14 @@ GptSize gpt_size(const std::string& name) {
   if (name == "tiny") return {.layers = 4, .heads = 4, .width = 128, .context = 64, .batch = 12, .lr = 3e-3};
   if (name == "small") return {.layers = 6, .heads = 6, .width = 384, .context = 256, .batch = 8, .lr = 1e-3};
   if (name == "gpt2") return {.layers = 12, .heads = 12, .width = 768, .context = 1024, .batch = 4, .lr = 6e-4};
-  throw Error("--size: unknown size '" + name + "', expected tiny, small or gpt2");
+  throw UsageError("--size: unknown size '" + name + "', expected tiny, small or gpt2");
 }
 
 std::string default_text() {
   const char* folder = std::getenv("BINADE_DATA");
-  for (const std::string& path : {std::string(folder ? folder : "data") + "/kjv.txt", std::string("data/kjv.txt")})
-    if (std::filesystem::exists(path)) return path;
-  throw Error("gpt: the default text data/kjv.txt is missing; run scripts/get_data.sh, set BINADE_DATA to the folder "
+  const std::string path = std::string(folder ? folder : "data") + "/kjv.txt";
+  if (std::filesystem::exists(path)) return path;
+  throw Error("gpt: the default text " + path + " is missing; run scripts/get_data.sh, set BINADE_DATA to the folder "
               "that holds kjv.txt, or give a text with --data FILE");
 }
 
@@ -48,7 +50,8 @@ CountingBaselines counting_baselines(const data::TextDataset& text) {
   std::vector<double> single(vocab, 1), pairs(vocab * vocab, 1), first(vocab, static_cast<double>(vocab));
   double total = static_cast<double>(vocab);
   // A long window is a stretch of text: inputs, and targets one position later.
-  constexpr std::int64_t stretch = 1024;
+  const std::int64_t stretch = std::min<std::int64_t>(1024, text.size() / 10 - 1);
+  check(stretch > 0, "counting_baselines: needs a text of at least 20 tokens, got ", text.size());
   const auto each_pair = [&](const data::TextWindows& windows, auto&& use) {
     for (std::int64_t i = 0; i < windows.size(); ++i) {
       const data::Batch window = windows.get(std::span(&i, 1));

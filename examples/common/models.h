@@ -11,7 +11,7 @@ struct GptSize {
   std::int64_t layers, heads, width, context, batch;
   double lr;
 };
-GptSize gpt_size(const std::string& name);  // tiny, small, gpt2; throws Error listing them
+GptSize gpt_size(const std::string& name);  // tiny, small, gpt2; throws UsageError listing them
 
 std::string default_text();  // the King James text the set-up wrote; throws Error saying how to get it
 

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 
 namespace example {
 
@@ -13,7 +14,7 @@ PrecisionMode precision_mode(const std::string& name) {
   if (name == "fp32") return {name, DType::f32, false};
   if (name == "bf16") return {name, DType::bf16, false};
   if (name == "fp16") return {name, DType::f16, true};
-  throw binade::Error("precision: unknown mode '" + name + "', expected fp32, bf16 or fp16");
+  throw UsageError("unknown precision '" + name + "', expected fp32, bf16 or fp16");
 }
 
 void add_run_options(CLI::App& app, RunOptions& o) {
@@ -21,13 +22,14 @@ void add_run_options(CLI::App& app, RunOptions& o) {
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
       ->capture_default_str();
   app.add_option("--device", o.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  app.add_option("--seed", o.seed, "Initial weights, data order, dropout")->capture_default_str();
+  app.add_option("--seed", o.seed, "Initial weights, data order, dropout")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_option("--steps", o.steps, "Training steps")->check(CLI::PositiveNumber)->capture_default_str();
-  const auto default_text = [](auto value) { return value > 0 ? fmt::format("{}", value) : "by size"; };
   app.add_option("--batch", o.batch, "Samples per step")
       ->check(CLI::PositiveNumber)
-      ->default_str(default_text(o.batch));
-  app.add_option("--lr", o.lr, "Peak learning rate")->default_str(default_text(o.lr));
+      ->default_str(o.batch > 0 ? fmt::format("{}", o.batch) : "by size");
+  add_learning_rate(app, o.lr, "Peak learning rate");
   app.add_option("--metrics", o.metrics, "Write one JSON object per step to this file");
   app.add_option("--checkpoint", o.checkpoint, "Save training state to this file; replaced atomically");
   app.add_option("--every", o.checkpoint_every, "Steps between checkpoints (default: only at the end)")
@@ -35,19 +37,60 @@ void add_run_options(CLI::App& app, RunOptions& o) {
   app.add_flag("--resume", o.resume, "Continue from --checkpoint, bit for bit");
 }
 
+void add_learning_rate(CLI::App& app, double& lr, const std::string& description) {
+  const auto positive = [](const std::string& text) {
+    double value = 0;
+    const bool ok = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value > 0;
+    return ok ? std::string() : "expected a positive learning rate, got " + text;
+  };
+  const bool by_model = lr == 0;
+  auto* option = app.add_option("--lr", lr, description)->check(CLI::Validator(positive, "POSITIVE"));
+  if (!by_model) option->capture_default_str();
+}
+
+void check_writable(const std::string& path, const char* flag) {
+  namespace fs = std::filesystem;
+  if (path.empty()) return;
+  const fs::path folder = fs::absolute(path).parent_path();
+  std::error_code ignored;
+  binade::check(fs::is_directory(folder, ignored), flag, ": cannot write ", path, ": there is no folder ",
+                folder.string());
+  binade::check(!fs::is_directory(path, ignored), flag, ": cannot write ", path, ": it is a folder, name a file");
+  const bool ok = access(folder.c_str(), W_OK) == 0 && (!fs::exists(path, ignored) || access(path.c_str(), W_OK) == 0);
+  binade::check(ok, flag, ": cannot write ", path, ": permission denied");
+}
+
 void validate(const RunOptions& o) {
-  binade::check(std::isfinite(o.lr) && o.lr > 0, "--lr: expected a positive learning rate, got ", o.lr);
-  binade::check(!o.resume || !o.checkpoint.empty(), "--resume: needs --checkpoint FILE to continue from");
-  binade::check(o.checkpoint_every == 0 || !o.checkpoint.empty(), "--every: needs --checkpoint FILE to write to");
+  require(!o.resume || !o.checkpoint.empty(), "--resume: needs --checkpoint FILE to continue from");
+  require(o.checkpoint_every == 0 || !o.checkpoint.empty(), "--every: needs --checkpoint FILE to write to");
+  check_writable(o.metrics, "--metrics");
+  check_writable(o.checkpoint, "--checkpoint");
+}
+
+void require_batch(std::int64_t batch, std::int64_t samples) {
+  require(batch <= samples, "--batch: ", batch, " is more than the ", samples, " training samples");
 }
 
 binade::Device choose_device(const std::string& name) {
   const bool automatic = name == "auto";
-  const binade::Device device = automatic ? binade::default_device() : binade::device_from_name(name);
+  binade::Device device;
+  try {
+    device = automatic ? binade::default_device() : binade::device_from_name(name);
+  } catch (const binade::Error& error) {
+    throw UsageError(std::string("--") + error.what());
+  }
   fmt::print("device: {}{}\n", binade::device_description(device),
              automatic && device.type == binade::DeviceType::cpu ? " (no CUDA device)" : "");
   return device;
 }
+
+namespace {
+int report(const std::exception& error, int exit_code) {
+  std::fflush(stdout);
+  fmt::print(stderr, "error: {}\n", error.what());
+  return exit_code;
+}
+}  // namespace
 
 int run_program(int argc, char** argv, const char* description, const std::function<void(CLI::App&)>& add_flags,
                 const std::function<void()>& body) {
@@ -65,11 +108,12 @@ int run_program(int argc, char** argv, const char* description, const std::funct
   try {
     body();
     return 0;
+  } catch (const UsageError& error) {
+    return report(error, 2);
+  } catch (const std::bad_alloc&) {
+    return report(binade::Error("out of memory: try a smaller --batch or model"), 1);
   } catch (const std::exception& error) {
-    std::fflush(stdout);
-    fmt::print(stderr, "error: {}\n", error.what());
-    return std::string_view(error.what()).starts_with("--") || std::string_view(error.what()).starts_with("device:") ? 2
-                                                                                                                     : 1;
+    return report(error, 1);
   }
 }
 

@@ -15,13 +15,22 @@ namespace example {
 using binade::DType;
 using binade::Tensor;
 
+// What the caller asked for cannot be done as asked: exit code 2.
+struct UsageError : binade::Error {
+  using Error::Error;
+};
+template <class... Parts>
+void require(bool ok, const Parts&... parts) {
+  if (!ok) throw UsageError((binade::to_text(parts) + ...));
+}
+
 // A precision a program can be asked for.
 struct PrecisionMode {
   std::string name;      // fp32, bf16, fp16
   DType autocast;        // f32: off
   bool loss_scaling;     // FP16 gradients need it
 };
-PrecisionMode precision_mode(const std::string& name);  // throws Error listing the modes
+PrecisionMode precision_mode(const std::string& name);  // throws UsageError listing the modes
 
 struct RunOptions {
   std::string precision = "fp32", device = "auto";
@@ -39,7 +48,10 @@ struct RunOptions {
   }
 };
 void add_run_options(CLI::App& app, RunOptions& options);
-void validate(const RunOptions& options);               // throws Error
+void add_learning_rate(CLI::App& app, double& lr, const std::string& description);  // finite and positive
+void validate(const RunOptions& options);  // flags that need each other, outputs that can be written
+void require_batch(std::int64_t batch, std::int64_t samples);  // --batch is at most the number of training samples
+void check_writable(const std::string& path, const char* flag);  // before the work, not after it; "" is fine
 binade::Device choose_device(const std::string& name);  // says in one line what runs where
 
 // Runs `body` and turns what it throws into one line and an exit code: 2 for usage, 1 otherwise.

@@ -19,7 +19,12 @@ struct Training {  // all that the next step depends on, beside the options
 
   void save(const std::string& path, std::int64_t steps_done) const;
   std::int64_t load(const std::string& path) const;  // steps done
+  std::int64_t start(const RunOptions& options) const;  // the first step: 0, or where --resume's checkpoint ends
 };
+
+// The writer for --metrics, if asked for. A resumed run keeps the lines before its first step: a killed run has
+// usually written some steps beyond its last checkpoint, which now come again.
+std::optional<binade::io::MetricsWriter> open_metrics(const RunOptions& options, std::int64_t first_step);
 
 struct StepReport {
   std::int64_t step = 0;

@@ -27,6 +27,16 @@ void write_text(nn::GPT& model, const data::TextDataset& text, const Options& o,
   fmt::print("---- {} tokens from the model ----\n{}\n----\n", o.generate, text.decode(tokens.to_vector<std::int64_t>()));
 }
 
+// Before the training, not after it.
+void require_prompt(const data::TextDataset& text, const std::string& prompt) {
+  require(!prompt.empty(), "--prompt: expected at least one character");
+  try {
+    text.encode(prompt);
+  } catch (const Error& error) {
+    throw UsageError(std::string("--prompt: ") + error.what());
+  }
+}
+
 void train(Options o) {
   const GptSize size = gpt_size(o.size);
   if (o.batch == 0) o.batch = size.batch;
@@ -39,7 +49,9 @@ void train(Options o) {
 
   const auto text = data::text_file(o.data.empty() ? default_text() : o.data,
                                     o.unit == "bytes" ? data::TextUnit::bytes : data::TextUnit::characters);
-  const data::TextWindows validation = text.validation(context);
+  const data::TextWindows windows = text.train(context), validation = text.validation(context);
+  require_batch(o.batch, windows.size());
+  if (o.generate > 0) require_prompt(text, o.prompt);
   nn::GPT model({.vocab_size = text.vocab_size(),
                  .block_size = context,
                  .n_layer = size.layers,
@@ -54,13 +66,11 @@ void train(Options o) {
   amp::GradScaler scaler({.enabled = mode.loss_scaling});
   const auto schedule =
       optim::cosine({.lr = o.lr, .min_lr = o.lr / 10, .warmup = o.steps / 20, .steps = o.steps});
-  Batches batches(text.train(context), {.batch_size = o.batch, .shuffle = true, .seed = o.seed, .device = device});
+  Batches batches(windows, {.batch_size = o.batch, .shuffle = true, .seed = o.seed, .device = device});
 
-  std::int64_t first = 0;
   const Training training{model, optimizer, scaler, batches};
-  if (o.resume) first = training.load(o.checkpoint);
-  std::optional<io::MetricsWriter> metrics;
-  if (!o.metrics.empty()) metrics.emplace(o.metrics, o.resume);
+  const std::int64_t first = training.start(o);
+  auto metrics = open_metrics(o, first);
 
   const auto validate_now = [&] {
     const NoGrad no_grad;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <filesystem>
 #include <sstream>
 
 #include "common/models.h"
@@ -24,27 +23,25 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "What to train")->check(CLI::IsMember({"mlp", "gpt"}))->capture_default_str();
   app.add_option("--size", o.size, "tiny or small")->check(CLI::IsMember({"tiny", "small"}))->capture_default_str();
   app.add_option("--modes", o.modes, "Comma-separated precisions: fp32, bf16, fp16")->capture_default_str();
-  app.add_option("--seed", o.seed, "The first seed")->capture_default_str();
+  app.add_option("--seed", o.seed, "The first seed")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_option("--seeds", o.seeds, "How many seeds, counting up")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--steps", o.steps, "Training steps per run")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--batch", o.batch, "Samples per step (default: by model and size)")->check(CLI::PositiveNumber);
-  app.add_option("--lr", o.lr, "Peak learning rate (default: by model and size)");
+  add_learning_rate(app, o.lr, "Peak learning rate (default: by model and size)");
   app.add_option("--device", o.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--json", o.json, "Write the results to this file");
   app.add_option("--html", o.html, "Write a report with loss curves to this file");
 }
 
-void check_writable(const std::string& path, const char* flag) {
-  if (path.empty()) return;
-  const auto folder = std::filesystem::absolute(path).parent_path();
-  binade::check(std::filesystem::is_directory(folder), flag, ": folder ", folder.string(), " does not exist");
-}
-
 void compare(const Options& o) {
   std::vector<PrecisionMode> modes;
   std::stringstream list(o.modes);
-  for (std::string name; std::getline(list, name, ',');) modes.push_back(precision_mode(name));
-  binade::check(!modes.empty(), "--modes: no precision given");
+  try {
+    for (std::string name; std::getline(list, name, ',');) modes.push_back(precision_mode(name));
+  } catch (const UsageError& error) {
+    throw UsageError(std::string("--modes: ") + error.what());
+  }
+  require(!modes.empty(), "--modes: expected a list such as fp32,bf16,fp16");
   check_writable(o.json, "--json");
   check_writable(o.html, "--html");
   const binade::Device device = choose_device(o.device);

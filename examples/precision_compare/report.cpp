@@ -1,9 +1,10 @@
 // What a comparison shows: a table on the terminal, JSON, and a self-contained HTML report.
 #include <fmt/format.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <span>
 
+#include "binade/core/io/atomic_file.h"
 #include "precision_compare/comparison.h"
 #include "precision_compare/report_page.h"
 
@@ -54,14 +55,9 @@ json to_json(const Comparison& c) {
 }
 
 void write_file(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".tmp";
-  {
-    std::ofstream file(temporary, std::ios::binary);
-    file << text;
-    file.flush();
-    binade::check(file.good(), "report: cannot write ", temporary);
-  }
-  binade::check(std::rename(temporary.c_str(), path.c_str()) == 0, "report: cannot replace ", path);
+  binade::io::AtomicFile file(path);
+  file.write(std::as_bytes(std::span(text)));
+  file.commit();
   fmt::print("wrote {}\n", path);
 }
 

@@ -69,16 +69,21 @@ class GptTask : public Task {
 }  // namespace
 
 TaskFactory mlp_task(const std::string& size, std::int64_t batch, Device device) {
-  check(size == "tiny" || size == "small", "--size: unknown size '", size, "', expected tiny or small");
+  require(size == "tiny" || size == "small", "--size: unknown size '", size, "', expected tiny or small");
   const std::int64_t hidden = size == "tiny" ? 64 : 256;
-  return [=, sets = data::fashion_mnist()](std::uint64_t seed) {
+  const data::TrainTest sets = data::fashion_mnist();
+  require_batch(batch, sets.train.size());
+  return [=](std::uint64_t seed) {
     manual_seed(seed);
     return std::make_unique<MlpTask>(seed, hidden, batch, device, sets);
   };
 }
 
 TaskFactory gpt_task(const std::string& size, std::int64_t batch, Device device) {
-  return [=, shape = gpt_size(size), text = data::text_file(default_text())](std::uint64_t seed) {
+  const GptSize shape = gpt_size(size);
+  const data::TextDataset text = data::text_file(default_text());
+  require_batch(batch, text.train(shape.context).size());
+  return [=](std::uint64_t seed) {
     manual_seed(seed);
     return std::make_unique<GptTask>(seed, shape, batch, device, text);
   };

@@ -69,6 +69,9 @@ TEST(IdxImages, DamagedFiles) {
   EXPECT_NE(damaged(label_file, labels(29)).find("30 images"), std::string::npos);
   EXPECT_NE(damaged(image_file, big_endian(0x803) + std::string(12, '\xff')).find("implausible"), std::string::npos);
 
+  EXPECT_NE(damaged(image_file, images(30, 4, 4)).find("sizes disagree"), std::string::npos);
+  EXPECT_NE(damaged(image_file, images(0, 4, 5)).find("no images"), std::string::npos);
+
   const Folder folder;
   write_idx(folder);
   const std::string packed = read_file(folder / "t10k-images-idx3-ubyte.gz");

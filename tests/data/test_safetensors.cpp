@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "binade/core/io/checkpoint.h"
@@ -47,6 +48,62 @@ TEST(Safetensors, RoundTripOfEveryDtype) {
   std::uint64_t header = 0;
   std::memcpy(&header, read_file(folder / "all.safetensors").data(), 8);
   EXPECT_EQ(header % 8, 0U);
+}
+
+// What Python's safetensors makes of a file of ours: names, dtypes, shapes, values and metadata.
+TEST(Safetensors, PythonReadsTheFile) {
+  const char* python = std::getenv("BINADE_PYTHON");
+  if (python == nullptr) GTEST_SKIP() << "BINADE_PYTHON does not name a Python that has numpy and safetensors";
+  const Folder folder;
+  io::TensorMap saved;
+  for (const DType dtype : all_dtypes) {
+    Tensor x = empty({3, 5}, {.dtype = dtype});
+    for (std::int64_t i = 0; i < x.numel(); ++i) x.set(i, static_cast<double>(dtype == DType::boolean ? i % 2 : i));
+    saved[to_text(dtype)] = x;
+  }
+  saved["scalar"] = full({}, -0.5);
+  saved["empty"] = empty({0, 4});
+  saved["strided"] = arange(0, 6).reshape({2, 3}).t();
+  io::save(folder / "x.safetensors", saved, {{"key", "value ä"}});
+  write_file(folder / "read.py", R"(
+import json, struct, sys
+import numpy, safetensors
+path = sys.argv[1]
+with open(path, "rb") as file:
+    raw = file.read()
+size, = struct.unpack("<Q", raw[:8])
+header = json.loads(raw[8:8 + size])
+formats = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
+with open(path, "rb") as file:
+    parts = dict(safetensors.deserialize(file.read()))
+print("parsed", len(parts))
+with safetensors.safe_open(path, framework="numpy") as file:
+    print("metadata", file.metadata()["key"].encode("utf-8").hex())
+    for name in sorted(parts):
+        part = parts[name]
+        start, end = header[name]["data_offsets"]
+        assert bytes(part["data"]) == raw[8 + size + start:8 + size + end], name
+        assert part["shape"] == header[name]["shape"], name
+        if part["dtype"] in formats:  # numpy has no bfloat16 and FP8
+            x = file.get_tensor(name)
+            assert x.dtype == numpy.dtype(formats[part["dtype"]]), (name, x.dtype)
+            print(name, list(x.shape), [float(v) for v in x.ravel()])
+)");
+  const std::string command = "'" + std::string(python) + "' '" + (folder / "read.py") + "' '" +
+                              (folder / "x.safetensors") + "' > '" + (folder / "out") + "' 2>&1";
+  const int status = std::system(command.c_str());
+  const std::string out = read_file(folder / "out");
+  ASSERT_EQ(status, 0) << out;
+  const auto expect = [&](const std::string& line) { EXPECT_NE(out.find(line + "\n"), std::string::npos) << line << "\n" << out; };
+  expect("parsed " + std::to_string(saved.size()));
+  expect("metadata 76616c756520c3a4");
+  const std::string counting = " [3, 5] [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0]";
+  for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::i64, DType::i32, DType::u8}) {
+    expect(to_text(dtype) + counting);
+  }
+  expect("scalar [] [-0.5]");
+  expect("empty [0, 4] []");
+  expect("strided [3, 2] [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]");
 }
 
 std::string file_of(const std::string& header, const std::string& data) {
