@@ -216,17 +216,23 @@ struct Var final : Reduce {
   }
 };
 
+// Runs a kernel whose backward needs x and the result before it was rounded to x's dtype, and saves both.
+Tensor forward_keeping_wide(const KernelSlot<void(TensorView, TensorView)>& reduce, const Reduce& op, Inputs in,
+                            Saved& saved) {
+  const Spec spec = op.infer(in);
+  const Tensor exact = empty({spec.shape, wide(spec.dtype)}, in[0].device());
+  reduce(in[0], op.kept_view(exact, in[0].shape()));
+  saved.save(in[0]);
+  saved.save(exact);
+  return cast_values(exact, in[0].dtype());
+}
+
 struct Norm final : Reduce {
   using Reduce::Reduce;
   std::string_view name() const override { return "norm"; }
   Precision precision() const override { return Precision::full; }
   Tensor forward(Inputs in, Saved& saved) const override {
-    const Spec spec = infer(in);
-    Tensor exact = empty({spec.shape, wide(spec.dtype)}, in[0].device());
-    kernel::norm(in[0], kept_view(exact, in[0].shape()));
-    saved.save(in[0]);
-    saved.save(exact);
-    return cast_values(exact, in[0].dtype());
+    return forward_keeping_wide(kernel::norm, *this, in, saved);
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     if (!out.wanted(0)) return;
@@ -252,12 +258,7 @@ struct LogSumExp final : Reduce {
   std::string_view name() const override { return "logsumexp"; }
   Precision precision() const override { return Precision::full; }
   Tensor forward(Inputs in, Saved& saved) const override {
-    const Spec spec = infer(in);
-    Tensor exact = empty({spec.shape, wide(spec.dtype)}, in[0].device());
-    kernel::logsumexp(in[0], kept_view(exact, in[0].shape()));
-    saved.save(in[0]);
-    saved.save(exact);
-    return cast_values(exact, in[0].dtype());
+    return forward_keeping_wide(kernel::logsumexp, *this, in, saved);
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     if (!out.wanted(0)) return;

@@ -15,6 +15,16 @@ void check_in_place(const Tensor& x, const char* what) {
         ": a tensor that requires gradients can only be changed in place under NoGrad");
 }
 
+// Where row-major element i lies, in elements from the view's start.
+std::int64_t element_offset(const TensorView& view, std::int64_t i) {
+  std::int64_t offset = 0;
+  for (int d = view.dim() - 1; d >= 0; --d) {
+    offset += i % view.shape[d] * view.strides[d];
+    i /= view.shape[d];
+  }
+  return offset;
+}
+
 Tensor with_values(Tensor x, const TensorOptions& options) { return x.requires_grad_(options.requires_grad); }
 
 }  // namespace
@@ -125,23 +135,15 @@ Tensor& Tensor::normal_(double mean, double stddev) {
 double Tensor::at(std::int64_t i) const {
   check(i >= 0 && i < numel(), "at: element ", i, " of ", numel());
   const TensorView view = *this;
-  std::int64_t offset = 0;
-  for (int d = view.dim() - 1; d >= 0; --d) {
-    offset += i % view.shape[d] * view.strides[d];
-    i /= view.shape[d];
-  }
-  return with_type(view.dtype, [&]<class T>() { return static_cast<double>(convert<double>(view.as<T>()[offset])); });
+  const std::int64_t offset = element_offset(view, i);
+  return with_type(view.dtype, [&]<class T>() { return convert<double>(view.as<T>()[offset]); });
 }
 
 void Tensor::set(std::int64_t i, double value) {
   check_in_place(*this, "set");
   check(i >= 0 && i < numel(), "set: element ", i, " of ", numel());
   const TensorView view = *this;
-  std::int64_t offset = 0;
-  for (int d = view.dim() - 1; d >= 0; --d) {
-    offset += i % view.shape[d] * view.strides[d];
-    i /= view.shape[d];
-  }
+  const std::int64_t offset = element_offset(view, i);
   with_type(view.dtype, [&]<class T>() { view.as<T>()[offset] = convert<T>(value); });
   bump_version(*this);
 }

@@ -18,8 +18,7 @@ void Training::save(const std::string& path, std::int64_t steps_done) const {
                              .scaler = scaler.state_dict(),
                              .random = random_state(),
                              .loader = batches.loader().state(),
-                             .step = steps_done,
-                             .numbers = {}});
+                             .step = steps_done});
 }
 
 std::int64_t Training::load(const std::string& path) const {

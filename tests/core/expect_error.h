@@ -1,7 +1,8 @@
-// expect_error(): the call must throw binade::Error whose text starts as given.
+// Errors in tests: expect_error() checks how a binade::Error's text starts, error_of() returns the text.
 #pragma once
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -22,6 +23,16 @@ void expect_error(F&& call, std::string_view start, std::string_view contains = 
   } catch (const std::exception& e) {
     ADD_FAILURE() << "not a binade::Error: " << e.what();
   }
+}
+
+// The text of the binade::Error that `body` throws; empty when it throws none.
+inline std::string error_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
 }
 
 }  // namespace binade::test

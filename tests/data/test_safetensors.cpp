@@ -23,14 +23,19 @@ std::string raw(const Tensor& x) {
 constexpr DType all_dtypes[] = {DType::f64,    DType::f32, DType::f16, DType::bf16, DType::f8e4m3,
                                 DType::f8e5m2, DType::i64, DType::i32, DType::u8,   DType::boolean};
 
-TEST(Safetensors, RoundTripOfEveryDtype) {
-  const Folder folder;
-  io::TensorMap saved;
+io::TensorMap one_of_every_dtype() {  // by the dtype's name
+  io::TensorMap tensors;
   for (const DType dtype : all_dtypes) {
     Tensor x = empty({3, 5}, {.dtype = dtype});
     for (std::int64_t i = 0; i < x.numel(); ++i) x.set(i, static_cast<double>(dtype == DType::boolean ? i % 2 : i));
-    saved[to_text(dtype)] = x;
+    tensors[to_text(dtype)] = x;
   }
+  return tensors;
+}
+
+TEST(Safetensors, RoundTripOfEveryDtype) {
+  const Folder folder;
+  io::TensorMap saved = one_of_every_dtype();
   saved["scalar"] = full({}, -0.0);
   saved["empty"] = empty({0, 4});
   saved["strided"] = arange(0, 6).reshape({2, 3}).t();
@@ -55,12 +60,7 @@ TEST(Safetensors, PythonReadsTheFile) {
   const char* python = std::getenv("BINADE_PYTHON");
   if (python == nullptr) GTEST_SKIP() << "BINADE_PYTHON does not name a Python that has numpy and safetensors";
   const Folder folder;
-  io::TensorMap saved;
-  for (const DType dtype : all_dtypes) {
-    Tensor x = empty({3, 5}, {.dtype = dtype});
-    for (std::int64_t i = 0; i < x.numel(); ++i) x.set(i, static_cast<double>(dtype == DType::boolean ? i % 2 : i));
-    saved[to_text(dtype)] = x;
-  }
+  io::TensorMap saved = one_of_every_dtype();
   saved["scalar"] = full({}, -0.5);
   saved["empty"] = empty({0, 4});
   saved["strided"] = arange(0, 6).reshape({2, 3}).t();

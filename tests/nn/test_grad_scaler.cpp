@@ -6,10 +6,12 @@
 #include <limits>
 
 #include "binade/core/amp/grad_scaler.h"
+#include "binade/tests/core/expect_error.h"
 
 namespace {
 
 using namespace binade;
+using binade::test::error_of;
 
 struct CountingOptimizer : optim::Optimizer {
   explicit CountingOptimizer(Tensors params) : Optimizer({{.params = std::move(params)}}) {}
@@ -23,15 +25,6 @@ struct ScalerTest : testing::Test {
   CountingOptimizer optimizer{{x, y}}, other{{y}};
   void give(double gradient) { x.set_grad(full({3}, gradient)); }
 };
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
 
 TEST_F(ScalerTest, ScaleIsRecordedInSingle) {
   const amp::GradScaler scaler({.init_scale = 1024});

@@ -4,10 +4,12 @@
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/core/base/random.h"
 #include "binade/ops/nn/nn.h"
+#include "binade/tests/core/expect_error.h"
 
 namespace {
 
 using namespace binade;
+using binade::test::error_of;
 
 struct Net : nn::Module {
   nn::Linear a = add("a", nn::Linear(4, 8));
@@ -18,15 +20,6 @@ std::vector<std::string> names(const nn::NamedTensors& tensors) {
   std::vector<std::string> out;
   for (const auto& [name, x] : tensors) out.push_back(name);
   return out;
-}
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
 }
 
 TEST(Module, NamesAreNested) {
