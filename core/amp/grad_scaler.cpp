@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "binade/core/autograd/op.h"
 #include "binade/core/backend/kernels.h"
@@ -14,9 +15,9 @@ namespace {
 
 DType scaled_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
-// y = x * factor. Its result is f32 also for 16-bit losses, whose range the scale would leave.
+// y = x * factor, with the factor on the device. Its result is f32 also for 16-bit losses, whose range the scale would
+// leave.
 struct Scale : Op {
-  double factor = 1;
   std::string_view name() const override { return "scale"; }
   Precision precision() const override { return Precision::as_is; }
   Spec infer(Inputs in) const override {
@@ -25,56 +26,83 @@ struct Scale : Op {
           in[0].dtype());
     return {in[0].shape(), scaled_dtype(in[0].dtype())};
   }
-  Tensor times(const Tensor& x) const {
-    Tensor y = empty({x.shape(), scaled_dtype(x.dtype())}, x.device());
-    kernel::fill(y, 0);
-    kernel::add_into(x, y, factor);
+  static Tensor times(const Tensor& x, const Tensor& factor) {
+    const Tensor y = empty({x.shape(), scaled_dtype(x.dtype())}, x.device());
+    kernel::multiply_by(x, factor, y);
     return y;
   }
-  Tensor forward(Inputs in, Saved&) const override {
-    check(in[0].defined(), "GradScaler: scale: the loss is undefined");
-    return times(in[0]);
+  Tensor forward(Inputs in, Saved& saved) const override {
+    infer(in);
+    saved.save(in[1]);
+    return times(in[0], in[1]);
   }
-  void backward(const Saved&, const Tensor& dy, Gradients& out) const override {
-    if (out.wanted(0)) out.put(0, times(dy));
+  void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
+    if (out.wanted(0)) out.put(0, times(dy, saved[0]));
   }
   Tensor reference(Inputs in) const override {
     const Tensor y = empty({in[0].shape(), DType::f64}, Device{});
     const auto x = in[0].data<double>();
-    std::transform(x.begin(), x.end(), y.data<double>().begin(), [this](double v) { return v * factor; });
+    const double factor = in[1].data<double>()[0];
+    std::transform(x.begin(), x.end(), y.data<double>().begin(), [=](double v) { return v * factor; });
     return y;
   }
 };
 
+float checked_scale(double scale, const char* what) {
+  const auto rounded = static_cast<float>(scale);
+  check(rounded > 0 && std::isfinite(rounded), "GradScaler: ", what, " must be positive and finite in f32, got ", scale);
+  return rounded;
+}
+Tensor one_float(double value) { return full({1}, value); }
+
 }  // namespace
 
-GradScaler::GradScaler(GradScalerOptions options)
-    : options_(options), scale_(static_cast<float>(options.init_scale)) {
-  if (!options.enabled) return;
-  check(scale_ > 0 && std::isfinite(scale_), "GradScaler: init_scale must be positive and finite in f32, got ",
-        options.init_scale);
-  check(options.growth_factor > 1 && std::isfinite(options.growth_factor),
-        "GradScaler: growth_factor must be above 1, got ", options.growth_factor);
-  check(options.backoff_factor > 0 && options.backoff_factor < 1,
-        "GradScaler: backoff_factor must be between 0 and 1, got ", options.backoff_factor);
-  check(options.growth_interval > 0, "GradScaler: growth_interval must be positive, got ", options.growth_interval);
+GradScaler::GradScaler(GradScalerOptions options) : options_(std::move(options)) {
+  if (!options_.enabled) return;
+  scale_ = one_float(static_cast<double>(checked_scale(options_.init_scale, "init_scale")));
+  last_good_ = one_float(0);
+  counters_ = zeros({2}, {.dtype = DType::i64});
+  check(options_.max_consecutive_skips >= 0, "GradScaler: max_consecutive_skips must not be negative, got ",
+        options_.max_consecutive_skips);
+  if (!options_.policy)
+    options_.policy = std::make_shared<loss_scale::Dynamic>(loss_scale::DynamicOptions{
+        .growth_factor = options_.growth_factor,
+        .backoff_factor = options_.backoff_factor,
+        .growth_interval = options_.growth_interval,
+        .min_scale = options_.min_scale,
+        .hysteresis = options_.hysteresis});
 }
 
-Tensor GradScaler::scale(const Tensor& loss) const {
+void GradScaler::move_to(Device device) {
+  if (scale_.device() == device) return;
+  for (Tensor* x : {&scale_, &last_good_, &counters_}) *x = x->to(device);
+}
+
+Tensor GradScaler::scale(const Tensor& loss) {
   if (!options_.enabled) return loss;
-  Scale op;
-  op.factor = static_cast<double>(scale_);
-  return run(op, {loss});
+  check(loss.defined(), "GradScaler: scale: the loss is undefined");
+  move_to(loss.device());
+  return run(Scale(), {loss, scale_});
+}
+
+Tensors GradScaler::scale(const Tensors& losses) {
+  Tensors scaled;
+  for (const Tensor& loss : losses) scaled.push_back(scale(loss));
+  return scaled;
+}
+
+GradScaler::OptimizerState& GradScaler::state_of(optim::Optimizer& optimizer) {
+  const auto found = std::ranges::find(optimizers_, &optimizer, &OptimizerState::optimizer);
+  return found != optimizers_.end() ? *found : optimizers_.emplace_back(OptimizerState{&optimizer, Stage::ready, {}});
 }
 
 void GradScaler::unscale_(optim::Optimizer& optimizer) {
   if (!options_.enabled) return;
-  OptimizerState& state = optimizers_[&optimizer];
+  OptimizerState& state = state_of(optimizer);
   check(state.stage != Stage::unscaled, "GradScaler: unscale_ was already called for this optimizer since update()");
   check(state.stage != Stage::stepped, "GradScaler: unscale_ is called after step() of the same optimizer");
 
-  std::vector<Device> devices;
-  std::vector<std::vector<kernel::GradItem>> items;  // by device
+  std::vector<kernel::GradItem> items;
   std::vector<Tensor> gradients;
   for (const Tensor& param : optimizer.params()) {
     const Tensor grad = param.grad();
@@ -83,32 +111,20 @@ void GradScaler::unscale_(optim::Optimizer& optimizer) {
           "GradScaler: unscale_: gradients in ", grad.dtype(),
           " would underflow when they are unscaled: keep the parameters in f32 and use Autocast");
     check(grad.is_contiguous(), "GradScaler: unscale_: a gradient of shape ", grad.shape(), " is not contiguous");
-    if (std::any_of(gradients.begin(), gradients.end(), [&](const Tensor& g) { return g.is_same(grad); })) continue;
+    check(gradients.empty() || grad.device() == gradients.front().device(),
+          "GradScaler: unscale_: the gradients of one optimizer must be on one device, got ",
+          to_text(gradients.empty() ? grad.device() : gradients.front().device()), " and ", to_text(grad.device()));
+    if (std::ranges::any_of(gradients, [&](const Tensor& g) { return g.is_same(grad); })) continue;
     gradients.push_back(grad);
-    if (grad.numel() == 0) continue;
-    const auto at = static_cast<std::size_t>(std::find(devices.begin(), devices.end(), grad.device()) -
-                                             devices.begin());
-    if (at == devices.size()) {
-      devices.push_back(grad.device());
-      items.emplace_back();
-    }
-    items[at].push_back({grad});
+    if (grad.numel() > 0) items.push_back({grad});
   }
-  // In double, so that the only rounding is the one to f32.
-  const auto inverse = static_cast<double>(static_cast<float>(1.0 / static_cast<double>(scale_)));
-  for (std::size_t d = 0; d < devices.size(); ++d) {
-    const Tensor inverse_scale = scalar_tensor(inverse, {.dtype = DType::f32, .device = devices[d]});
-    const Tensor found_inf = scalar_tensor(0, {.dtype = DType::f32, .device = devices[d]});
-    kernel::unscale(std::span<const kernel::GradItem>(items[d]), inverse_scale, found_inf);
-    state.found_inf.push_back(found_inf);
+  if (!gradients.empty()) {
+    move_to(gradients.front().device());
+    state.found_inf = zeros({1}, {.device = gradients.front().device()});
+    if (!items.empty()) kernel::unscale(std::span<const kernel::GradItem>(items), scale_, state.found_inf);
+    for (const Tensor& grad : gradients) bump_version(grad);
   }
-  for (const Tensor& grad : gradients) bump_version(grad);
   state.stage = Stage::unscaled;
-}
-
-bool GradScaler::any_inf(const OptimizerState& state) {
-  return std::any_of(state.found_inf.begin(), state.found_inf.end(),
-                     [](const Tensor& found) { return found.item<float>() != 0; });
 }
 
 void GradScaler::step(optim::Optimizer& optimizer) {
@@ -116,65 +132,149 @@ void GradScaler::step(optim::Optimizer& optimizer) {
     optimizer.step();
     return;
   }
-  check(optimizers_[&optimizer].stage != Stage::stepped,
+  check(state_of(optimizer).stage != Stage::stepped,
         "GradScaler: step() was already called for this optimizer since update()");
-  if (optimizers_[&optimizer].stage == Stage::ready) unscale_(optimizer);
-  OptimizerState& state = optimizers_[&optimizer];
-  check(!state.found_inf.empty(), "GradScaler: step: no parameter of this optimizer has a gradient");
-  if (!any_inf(state)) optimizer.step();
+  if (state_of(optimizer).stage == Stage::ready) unscale_(optimizer);
+  OptimizerState& state = state_of(optimizer);
+  check(state.found_inf.defined(), "GradScaler: step: no parameter of this optimizer has a gradient");
+  optimizer.step(state.found_inf);
   state.stage = Stage::stepped;
 }
 
 void GradScaler::update() {
   if (!options_.enabled) return;
-  bool checked = false, found = false;
-  for (const auto& [optimizer, state] : optimizers_) {
-    checked = checked || !state.found_inf.empty();
-    found = found || any_inf(state);
+  Tensor found_inf;
+  for (const OptimizerState& state : optimizers_) {
+    if (!state.found_inf) continue;
+    if (!found_inf) {
+      found_inf = zeros({1}, {.device = scale_.device()});
+    }
+    kernel::add_into(state.found_inf.to(scale_.device()), found_inf, 1);
   }
-  check(checked, "GradScaler: update: no gradients were checked since the last update()");
-  if (found) {
-    // Below the normal numbers the reciprocal would overflow: the scale stays there.
-    const double lower = static_cast<double>(scale_) * options_.backoff_factor;
-    scale_ = std::max(static_cast<float>(lower), std::min(scale_, std::numeric_limits<float>::min()));
-    growth_tracker_ = 0;
-    ++skipped_;
-  } else if (++growth_tracker_ >= options_.growth_interval) {
-    const double higher = static_cast<double>(scale_) * options_.growth_factor;
-    if (higher <= static_cast<double>(std::numeric_limits<float>::max())) scale_ = static_cast<float>(higher);
-    growth_tracker_ = 0;
-  }
-  last_skipped_ = found;
+  check(found_inf.defined(), "GradScaler: update: no gradients were checked since the last update()");
+  kernel::loss_scale_count(counters_, last_good_, scale_, found_inf);
+  options_.policy->update(scale_, found_inf);
+  guard();
   optimizers_.clear();
+}
+
+void GradScaler::update(double new_scale) {
+  if (!options_.enabled) return;
+  scale_.fill_(static_cast<double>(checked_scale(new_scale, "update: the new scale")));
+  optimizers_.clear();
+}
+
+void GradScaler::update(const Tensor& new_scale) {
+  if (!options_.enabled) return;
+  check(new_scale.defined() && new_scale.numel() == 1 && is_floating(new_scale.dtype()),
+        "GradScaler: update: the new scale must be one floating element");
+  scale_.copy_(new_scale.detach().reshape({1}).to(scale_.device()));
+  optimizers_.clear();
+}
+
+// ---- collapse
+
+void GradScaler::guard() {
+  const std::int64_t limit = options_.max_consecutive_skips;
+  if (limit == 0) return;
+  const bool reading_is_free = counters_.device().type == DeviceType::cpu;
+  if (!reading_is_free && ++updates_ < limit) return;
+  updates_ = 0;
+  const std::int64_t in_a_row = reading_is_free ? TensorView(counters_).as<std::int64_t>()[1]
+                                                : counters_.select(0, 1).item<std::int64_t>();
+  if (in_a_row < limit) return;
+  const CollapseReport found = report();
+  optimizers_.clear();
+  if (options_.on_collapse)
+    options_.on_collapse(found);
+  else
+    fail({found.message()});
+}
+
+CollapseReport GradScaler::report() const {
+  CollapseReport out;
+  out.consecutive_skips = static_cast<std::int64_t>(counters_.at(1));
+  out.scale = get_scale();
+  out.last_good_scale = last_good_.at(0);
+  for (std::size_t o = 0; o < optimizers_.size(); ++o) {
+    const Tensors params = optimizers_[o].optimizer->params();
+    for (std::size_t p = 0; p < params.size(); ++p) {
+      if (!params[p].grad()) continue;
+      CollapseReport::BadGradient bad{o, p, "", params[p].shape(), 0, 0};
+      for (const double g : params[p].grad().to_vector<double>()) {
+        bad.infs += std::isinf(g) ? 1 : 0;
+        bad.nans += std::isnan(g) ? 1 : 0;
+      }
+      if (bad.infs + bad.nans == 0) continue;
+      if (options_.names) bad.name = options_.names(params[p]);
+      out.gradients.push_back(std::move(bad));
+    }
+  }
+  if (options_.explain) out.explanation = options_.explain();
+  return out;
+}
+
+std::string CollapseReport::message() const {
+  std::string text = "GradScaler: " + to_text(consecutive_skips) + " steps in a row were skipped, the loss scale is at " +
+                     to_text(scale) + " (" +
+                     (last_good_scale > 0 ? to_text(last_good_scale) + " at the last good step" : "no step was good yet") +
+                     "): a lower scale does not help. Gradients with inf or NaN: ";
+  constexpr std::size_t shown = 5;
+  for (std::size_t i = 0; i < std::min(gradients.size(), shown); ++i) {
+    const BadGradient& bad = gradients[i];
+    text += (i ? ", " : "") + (bad.name.empty() ? "parameter " + to_text(static_cast<std::int64_t>(bad.parameter)) : bad.name) +
+            " " + to_text(bad.shape) + " (" + to_text(bad.infs) + " inf, " + to_text(bad.nans) + " NaN)";
+  }
+  if (gradients.size() > shown) text += " and " + to_text(static_cast<std::int64_t>(gradients.size() - shown)) + " more";
+  if (gradients.empty()) text += "none that is left to look at";
+  text += ". Usual causes: the loss or an activation overflows by itself (use bf16, or run that layer outside Autocast), "
+          "NaN in the data or in the weights, a learning rate that is too high";
+  if (!explanation.empty()) text += ".\n" + explanation;
+  return text;
+}
+
+// ---- reading
+
+double GradScaler::get_scale() const { return options_.enabled ? scale_.at(0) : 1.0; }
+bool GradScaler::last_step_skipped() const { return options_.enabled && counters_.at(1) > 0; }
+std::int64_t GradScaler::skipped_steps() const {
+  return options_.enabled ? static_cast<std::int64_t>(counters_.at(0)) : 0;
 }
 
 optim::StateDict GradScaler::state_dict() const {
   if (!options_.enabled) return {};
-  return {{"scale", scalar_tensor(static_cast<double>(scale_))},
-          {"growth_tracker", scalar_tensor(static_cast<double>(growth_tracker_), {.dtype = DType::i64})},
-          {"skipped_steps", scalar_tensor(static_cast<double>(skipped_), {.dtype = DType::i64})}};
+  optim::StateDict state = options_.policy->state_dict();
+  state["scale"] = scale_.select(0, 0).clone();
+  state["last_good_scale"] = last_good_.select(0, 0).clone();
+  state["skipped_steps"] = counters_.select(0, 0).clone();
+  state["consecutive_skips"] = counters_.select(0, 1).clone();
+  return state;
 }
 
 void GradScaler::load_state_dict(const optim::StateDict& state) {
   if (!options_.enabled) return;
-  for (const char* key : {"scale", "growth_tracker", "skipped_steps"}) {
+  const auto entry = [&](const char* key) {
     const auto found = state.find(key);
     check(found != state.end() && found->second.defined(), "GradScaler: load_state_dict: missing: ", key);
     check(found->second.numel() == 1, "GradScaler: load_state_dict: ", key, " must have one element, got ",
           found->second.shape());
-  }
-  const auto scale = state.at("scale").item<float>();
-  const auto tracker = state.at("growth_tracker").item<std::int64_t>();
-  const auto skipped = state.at("skipped_steps").item<std::int64_t>();
+    return found->second;
+  };
+  const auto scale = entry("scale").item<float>(), last_good = entry("last_good_scale").item<float>();
+  const auto skipped = entry("skipped_steps").item<std::int64_t>(), in_a_row = entry("consecutive_skips").item<std::int64_t>();
   check(scale > 0 && std::isfinite(scale), "GradScaler: load_state_dict: scale must be positive and finite, got ",
         static_cast<double>(scale));
-  check(tracker >= 0 && skipped >= 0, "GradScaler: load_state_dict: counters must not be negative, got ", tracker,
-        " and ", skipped);
-  scale_ = scale;
-  growth_tracker_ = tracker;
-  skipped_ = skipped;
-  last_skipped_ = false;
+  check(last_good >= 0 && std::isfinite(last_good), "GradScaler: load_state_dict: last_good_scale must be finite and not "
+        "negative, got ", static_cast<double>(last_good));
+  check(skipped >= 0 && in_a_row >= 0, "GradScaler: load_state_dict: counters must not be negative, got ", skipped,
+        " and ", in_a_row);
+  options_.policy->load_state_dict(state);
+  const Device device = scale_.device();
+  scale_ = full({1}, static_cast<double>(scale), {.device = device});
+  last_good_ = full({1}, static_cast<double>(last_good), {.device = device});
+  counters_ = from_vector(std::vector<std::int64_t>{skipped, in_a_row}, {2}, {.dtype = DType::i64, .device = device});
   optimizers_.clear();
+  updates_ = 0;
 }
 
 }  // namespace binade::amp

@@ -1,14 +1,36 @@
-// GradScaler: dynamic loss scaling with torch.amp.GradScaler's semantics (Micikevicius et al., "Mixed Precision
-// Training", ICLR 2018, section 3.2). scale(loss).backward(); step(optimizer); update();
+// GradScaler: loss scaling with torch.amp.GradScaler's semantics (Micikevicius et al., "Mixed Precision Training", ICLR
+// 2018, section 3.2). scale(loss).backward(); step(optimizer); update();
+//
+// Scale, found_inf and counters live on the device of the losses: scale, unscale_, step and update never wait for it.
+// get_scale, skipped_steps, last_step_skipped and state_dict read them and do wait, as does the collapse guard on a
+// device other than the CPU, once every max_consecutive_skips updates.
 #pragma once
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "binade/core/amp/loss_scale.h"
 #include "binade/core/optim/optimizer.h"
 #include "binade/core/tensor/tensor.h"
 
 namespace binade::amp {
+
+// What a run looked like when the loss scale could not be saved.
+struct CollapseReport {
+  struct BadGradient {
+    std::size_t optimizer = 0, parameter = 0;  // in the order of step() since the last update(), and of params()
+    std::string name;                          // from GradScalerOptions::names, or empty
+    Shape shape;
+    std::int64_t infs = 0, nans = 0;
+  };
+  std::int64_t consecutive_skips = 0;
+  double scale = 0, last_good_scale = 0;  // now, and at the last good update (0: there was none)
+  std::vector<BadGradient> gradients;     // those with an inf or NaN
+  std::string explanation;                // of GradScalerOptions::explain
+  std::string message() const;            // for people: what happened, where, what usually helps
+};
 
 struct GradScalerOptions {
   double init_scale = 65536;
@@ -16,38 +38,58 @@ struct GradScalerOptions {
   double backoff_factor = 0.5;          // in (0, 1)
   std::int64_t growth_interval = 2000;  // consecutive good steps before the scale grows
   bool enabled = true;                  // false: every call passes through
+  // Beyond PyTorch.
+  double min_scale = 0;         // see loss_scale::DynamicOptions
+  std::int64_t hysteresis = 1;  // see there
+  std::shared_ptr<loss_scale::Policy> policy = {};  // instead of Dynamic with the options above
+  // After so many skipped steps in a row update() throws an Error with the report's message, or calls on_collapse.
+  // Without it a scale that does not help halves for ever. 0: off.
+  std::int64_t max_consecutive_skips = 20;
+  std::function<void(const CollapseReport&)> on_collapse = {};
+  std::function<std::string()> explain = {};                    // more for the report, such as a post-mortem's text
+  std::function<std::string(const Tensor& param)> names = {};  // a parameter's name
 };
 
 class GradScaler {
  public:
   explicit GradScaler(GradScalerOptions options = {});
 
-  Tensor scale(const Tensor& loss) const;      // loss * scale in f32 (f64 for f64), recorded
+  Tensor scale(const Tensor& loss);     // loss * scale in f32 (f64 for f64), recorded
+  Tensors scale(const Tensors& losses);
   void unscale_(optim::Optimizer& optimizer);  // once between updates; needed before clipping
-  // Unscales if unscale_ was not called; does nothing when an inf or NaN was found, which waits for the device.
+  // Unscales if unscale_ was not called; a step with an inf or NaN among the optimizer's gradients does nothing.
   void step(optim::Optimizer& optimizer);
-  void update();                               // grows or backs off the scale
-  double get_scale() const { return options_.enabled ? static_cast<double>(scale_) : 1.0; }
-  bool last_step_skipped() const { return last_skipped_; }  // whether the last update() saw an inf or NaN
-  std::int64_t skipped_steps() const { return skipped_; }   // updates that saw one, since construction or load
+  void update();  // moves the scale as the policy says; an inf or NaN of any optimizer counts
+  void update(double new_scale);         // sets the scale; the policy's counters stay
+  void update(const Tensor& new_scale);  // the same from one floating element
+
+  double get_scale() const;
+  bool last_step_skipped() const;      // whether the last update() saw an inf or NaN
+  std::int64_t skipped_steps() const;  // updates that saw one, since construction or load
   bool enabled() const { return options_.enabled; }
 
-  optim::StateDict state_dict() const;  // "scale", "growth_tracker", "skipped_steps"; empty when not enabled
+  // "scale", "skipped_steps", "consecutive_skips", "last_good_scale" and the policy's; empty when not enabled.
+  optim::StateDict state_dict() const;
   void load_state_dict(const optim::StateDict& state);
 
  private:
   enum class Stage { ready, unscaled, stepped };
   struct OptimizerState {
+    optim::Optimizer* optimizer;
     Stage stage = Stage::ready;
-    std::vector<Tensor> found_inf;  // f32, one element for each device that has gradients
+    Tensor found_inf;  // f32 [1], on the gradients' device
   };
-  static bool any_inf(const OptimizerState& state);
+  OptimizerState& state_of(optim::Optimizer& optimizer);
+  void move_to(Device device);
+  void guard();
+  CollapseReport report() const;
+
   GradScalerOptions options_;
-  float scale_;
-  std::int64_t growth_tracker_ = 0;  // good updates since the scale last changed
-  std::map<const optim::Optimizer*, OptimizerState> optimizers_;
-  std::int64_t skipped_ = 0;
-  bool last_skipped_ = false;
+  Tensor scale_;      // f32 [1]
+  Tensor last_good_;  // f32 [1]
+  Tensor counters_;   // i64 [2]: skipped in all, in a row
+  std::vector<OptimizerState> optimizers_;  // since the last update
+  std::int64_t updates_ = 0;                // since the guard last looked
 };
 
 }  // namespace binade::amp

@@ -150,32 +150,63 @@ inline KernelSlot<void(TensorView dy, TensorView index, TensorView dx)> max_pool
 inline KernelSlot<void(TensorView x, TensorView y, PoolOptions options)> avg_pool2d{"avg_pool2d"};
 inline KernelSlot<void(TensorView dy, TensorView dx, PoolOptions options)> avg_pool2d_backward{"avg_pool2d_backward"};
 
-// ---- multi-tensor: optimizer, scaler, clipping. All views contiguous. ------------------------------------------------
+// ---- multi-tensor: optimizer, scaler, clipping. All views contiguous. Flags and counters are read and written where
+// they lie, so that no step waits for the host: `skip`, f32 [1] or absent, makes a kernel do nothing where it is not 0. --
 struct GradItem {  // one gradient
   TensorView grad;
   TensorView where() const { return grad; }
 };
-// grad *= *inverse_scale; *found_inf = 1 where any element is not finite (found_inf is not cleared here)
-inline KernelSlot<void(std::span<const GradItem>, TensorView inverse_scale, TensorView found_inf)> unscale{"unscale"};
+// grad *= float(1 / double(*scale)); *found_inf = 1 where any element is not finite (found_inf is not cleared here)
+inline KernelSlot<void(std::span<const GradItem>, TensorView scale, TensorView found_inf)> unscale{"unscale"};
 inline KernelSlot<void(std::span<const GradItem>, TensorView norm)> global_norm{"global_norm"};  // f32, one element
 // grad *= min(1, max_norm / (*norm + 1e-6))
 inline KernelSlot<void(std::span<const GradItem>, TensorView norm, double max_norm)> clip_by_norm{"clip_by_norm"};
 inline KernelSlot<void(std::span<const GradItem>, double limit)> clip_by_value{"clip_by_value"};
 
-struct OptimizerItem {  // one parameter: f32 (or 16-bit) parameter and gradient, f32 state
-  TensorView param, grad, m, v;
+struct OptimizerItem {  // one parameter
+  TensorView param, grad;
+  TensorView m, v;           // f32 or bf16 (f64 for an f64 parameter), or absent
+  TensorView master;         // f32 copy of a 16-bit parameter: what is updated; or absent. Where the parameter is not the
+                             // copy's rounding, it was changed from outside, and the copy takes its value.
+  TensorView step;           // i64, one element: updates done; counted up unless skipped
+  std::uint64_t first_word;  // of a stochastic rounding's draw: element i uses word first_word + i
   TensorView where() const { return param; }
+};
+struct Rounding {  // of an updated 16-bit parameter
+  bool stochastic = false;  // core/base/stochastic.h, without a master copy; otherwise to nearest even
+  PhiloxState state;
 };
 struct AdamOptions {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   bool decoupled = true;  // AdamW; false: decay added to the gradient
-  std::int64_t step = 1;  // counts from 1
+  Rounding rounding;
 };
-inline KernelSlot<void(std::span<const OptimizerItem>, AdamOptions)> adam{"adam"};
+inline KernelSlot<void(std::span<const OptimizerItem>, AdamOptions, TensorView skip)> adam{"adam"};
 struct SgdOptions {
   double lr = 1e-2, momentum = 0, dampening = 0, weight_decay = 0;
-  bool nesterov = false, first = false;  // first: momentum buffers are set, not updated
+  bool nesterov = false;
+  Rounding rounding;
 };
-inline KernelSlot<void(std::span<const OptimizerItem>, SgdOptions)> sgd{"sgd"};  // m: momentum buffer or absent
+// m: the momentum buffer, set at the first step, or absent
+inline KernelSlot<void(std::span<const OptimizerItem>, SgdOptions, TensorView skip)> sgd{"sgd"};
+// What optimizers that are not one kernel begin and end with: master takes the parameter's value where the parameter is
+// not its rounding; y = source; counter += 1, i64 [1].
+inline KernelSlot<void(TensorView param, TensorView master)> refresh_master{"refresh_master"};
+inline KernelSlot<void(TensorView source, TensorView y, TensorView skip)> copy_unless{"copy_unless"};
+inline KernelSlot<void(TensorView counter, TensorView skip)> count_unless{"count_unless"};
+
+// ---- loss scaling: scale and found_inf are f32 [1] ---------------------------------------------------------------------
+inline KernelSlot<void(TensorView x, TensorView factor, TensorView y)> multiply_by{"multiply_by"};  // y = x * *factor
+struct LossScaleOptions {
+  double growth_factor = 2, backoff_factor = 0.5, min_scale = 0;
+  std::int64_t growth_interval = 2000, hysteresis = 1;
+};
+// After good gradients tracker[0], i64 [2], counts up, and at growth_interval the scale grows; after bad ones tracker[1]
+// counts down, and at 0 the scale backs off. See amp::loss_scale::Dynamic.
+inline KernelSlot<void(TensorView scale, TensorView tracker, TensorView found_inf, LossScaleOptions options)>
+    loss_scale_update{"loss_scale_update"};
+// counters, i64 [2]: updates skipped in all, and in a row up to now; last_good, f32 [1]: the scale of the last good one
+inline KernelSlot<void(TensorView counters, TensorView last_good, TensorView scale, TensorView found_inf)>
+    loss_scale_count{"loss_scale_count"};
 
 }  // namespace binade::kernel

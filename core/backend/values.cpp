@@ -1,4 +1,5 @@
 // Tensors' values: factories, reading, writing in place, printing. Everything here is outside the graph.
+#include <atomic>
 #include <cmath>
 
 #include "binade/core/tensor/grad_mode.h"
@@ -8,6 +9,9 @@
 namespace binade {
 
 namespace {
+
+std::atomic<std::uint64_t> reads{0};
+void count_host_read() { reads.fetch_add(1, std::memory_order_relaxed); }
 
 void check_in_place(const Tensor& x, const char* what) {
   check(x.defined(), what, ": the tensor is undefined");
@@ -134,6 +138,7 @@ Tensor& Tensor::normal_(double mean, double stddev) {
 
 double Tensor::at(std::int64_t i) const {
   check(i >= 0 && i < numel(), "at: element ", i, " of ", numel());
+  count_host_read();
   const TensorView view = *this;
   const std::int64_t offset = element_offset(view, i);
   return with_type(view.dtype, [&]<class T>() { return convert<double>(view.as<T>()[offset]); });
@@ -162,6 +167,8 @@ Tensor contiguous_values(const Tensor& x) {
   return y;
 }
 
+std::uint64_t host_reads() { return reads.load(std::memory_order_relaxed); }
+
 namespace detail {
 
 TensorView broadcast_view(const TensorView& x, const Shape& shape) {
@@ -176,6 +183,7 @@ TensorView broadcast_view(const TensorView& x, const Shape& shape) {
 
 void read_values(const Tensor& x, DType as, void* out) {
   check(x.defined(), "read: the tensor is undefined");
+  count_host_read();
   TensorView target{static_cast<std::byte*>(out), x.shape(), contiguous_strides(x.shape()), as, x.device()};
   if (x.numel() > 0) kernel::copy(x, target);
 }
@@ -191,6 +199,7 @@ Tensor tensor_from(const void* values, DType as, std::size_t count, const Shape&
 }
 
 void check_data_access(const Tensor& x, DType as) {
+  count_host_read();
   check(x.dtype() == as, "data: the tensor holds ", x.dtype(), ", asked for ", as);
   check(x.device().type == DeviceType::cpu, "data: direct access needs a CPU tensor, got ", to_text(x.device()));
   check(x.is_contiguous(), "data: direct access needs a contiguous tensor; call contiguous() first");

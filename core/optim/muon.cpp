@@ -55,7 +55,7 @@ Tensor orthogonalized(const Tensor& x, double eps, std::int64_t steps) {
 
 Muon::Muon(const Tensors& params, MuonOptions options)
     : Muon(one_group(params, options.lr, options.weight_decay), options) {}
-Muon::Muon(std::vector<ParamGroup> groups, MuonOptions options) : Optimizer(std::move(groups)), options_(options) {
+Muon::Muon(std::vector<ParamGroup> groups, MuonOptions options) : Optimizer(std::move(groups), {.master_weights = options.master_weights}), options_(options) {
   const double unbounded = std::numeric_limits<double>::infinity();
   check_option("lr", options.lr, 0, unbounded);
   check_option("weight_decay", options.weight_decay, 0, unbounded);
@@ -69,32 +69,42 @@ Muon::Muon(std::vector<ParamGroup> groups, MuonOptions options) : Optimizer(std:
   }
 }
 std::vector<std::string> Muon::state_names() const { return {"momentum_buffer"}; }
-void Muon::step() {
+void Muon::update(const Tensor& skip) {
   for_each_grad([&](const ParamGroup& group, const Tensor& param, std::size_t index) {
-    update(group, param, next_state(index, param).tensors[0]);
+    update_matrix(group, param, state_of(index, param), skip);
     bump_version(param);
   });
 }
 
-void Muon::update(const ParamGroup& group, const Tensor& param, const Tensor& momentum) {
+// Computed aside, then taken over unless skipped.
+void Muon::update_matrix(const ParamGroup& group, const Tensor& param, State& state, const Tensor& skip) const {
   if (param.numel() == 0) return;
-  const Tensor grad = param.grad();
+  const TensorView skipped = skip ? TensorView(skip) : TensorView{};
+  const Tensor grad = param.grad(), &momentum = state.tensors[0];
   const double keep = options_.momentum;
   // momentum += (1 - keep) (grad - momentum), in f32 whatever the parameter's dtype
-  kernel::add_into(momentum, momentum, keep - 1);
-  kernel::add_into(grad, momentum, 1 - keep);
-  Tensor direction = momentum;
+  const Tensor next = empty(momentum.spec(), momentum.device());
+  scaled_copy(momentum, next, keep);
+  kernel::add_into(grad, next, 1 - keep);
+  Tensor direction = next;
   if (options_.nesterov) {
     direction = empty(momentum.spec(), momentum.device());
-    scaled_copy(momentum, direction, keep);
+    scaled_copy(next, direction, keep);
     kernel::add_into(grad, direction, 1 - keep);
   }
   const double rows = static_cast<double>(param.size(0)), columns = static_cast<double>(param.size(1));
   const double factor = options_.scale == MuonScale::original ? std::sqrt(std::max(1.0, rows / columns))
                                                               : 0.2 * std::sqrt(std::max(rows, columns));
   const Tensor step = orthogonalized(direction, options_.eps, options_.steps);
-  kernel::add_into(param, param, -group.lr * group.weight_decay);
-  kernel::add_into(step, param, -group.lr * factor);
+  if (state.master) kernel::refresh_master(param, state.master);
+  const Tensor& weight = state.master ? state.master : param;
+  const Tensor moved = empty(momentum.spec(), weight.device());  // rounded once, at the end
+  scaled_copy(weight, moved, 1 - group.lr * group.weight_decay);
+  kernel::add_into(step, moved, -group.lr * factor);
+  kernel::copy_unless(next, momentum, skipped);
+  kernel::copy_unless(moved, weight, skipped);
+  if (state.master) kernel::copy_unless(moved, param, skipped);
+  kernel::count_unless(state.step, skipped);
 }
 
 }  // namespace binade::optim

@@ -32,7 +32,9 @@ void Optimizer::check_grad(const Tensor& param, const Tensor& grad) {
   check(grad.is_contiguous(), "optim: gradients must be contiguous, got one of shape ", grad.shape(), " that is not");
 }
 
-Optimizer::Optimizer(std::vector<ParamGroup> groups) : groups_(std::move(groups)) {
+Optimizer::Optimizer(std::vector<ParamGroup> groups, StateOptions state) : groups_(std::move(groups)), options_(state) {
+  check(state.state_dtype == DType::f32 || state.state_dtype == DType::bf16,
+        "optim: state_dtype must be f32 or bf16, got ", state.state_dtype);
   std::set<const TensorImpl*> seen;
   for (const ParamGroup& group : groups_) {
     check_group(group);
@@ -65,20 +67,33 @@ Tensors Optimizer::params() const {
   return all;
 }
 
-static Tensors make_state(const Tensor& param, std::size_t count) {
-  const MemoryTagScope tag(MemoryTag::optimizer);
-  const DType dtype = param.dtype() == DType::f64 ? DType::f64 : DType::f32;  // 16-bit parameters too: small updates
-  Tensors tensors;
-  for (std::size_t i = 0; i < count; ++i) {
-    tensors.push_back(zeros(param.shape(), {.dtype = dtype, .device = param.device()}));
-  }
-  return tensors;
+void Optimizer::step(const Tensor& skip) {
+  check(!skip || (skip.dtype() == DType::f32 && skip.numel() == 1), "optim: step: skip must be f32 with one element");
+  update(skip);
 }
 
-Optimizer::State& Optimizer::next_state(std::size_t index, const Tensor& param) {
+bool Optimizer::has_master(const Tensor& param) const {
+  const bool narrow = param.dtype() == DType::f16 || param.dtype() == DType::bf16;
+  return narrow && options_.master_weights && !options_.stochastic_rounding;
+}
+
+Optimizer::State Optimizer::make_state(const Tensor& param) const {
+  const MemoryTagScope tag(MemoryTag::optimizer);
+  State state;
+  state.step = zeros({}, {.dtype = DType::i64, .device = param.device()});
+  if (has_master(param)) {
+    state.master = empty(param.shape(), {.device = param.device()});
+    state.master.copy_(param.detach());
+  }
+  const DType dtype = param.dtype() == DType::f64 ? DType::f64 : options_.state_dtype;
+  for (std::size_t i = 0; i < state_names().size(); ++i)
+    state.tensors.push_back(zeros(param.shape(), {.dtype = dtype, .device = param.device()}));
+  return state;
+}
+
+Optimizer::State& Optimizer::state_of(std::size_t index, const Tensor& param) {
   State& state = states_[index];
-  if (state.step == 0) state.tensors = make_state(param, state_names().size());
-  ++state.step;
+  if (!state) state = make_state(param);
   return state;
 }
 
@@ -97,9 +112,10 @@ StateDict Optimizer::state_dict() const {
   }
   const std::vector<std::string> names = state_names();
   for (std::size_t i = 0; i < states_.size(); ++i) {
-    if (states_[i].step == 0) continue;
+    if (!states_[i]) continue;
     const std::string prefix = "state." + std::to_string(i) + ".";
-    dict[prefix + "step"] = from_vector(std::vector<std::int64_t>{states_[i].step}, Shape{});
+    dict[prefix + "step"] = copy_of(states_[i].step);
+    if (states_[i].master) dict[prefix + "master"] = copy_of(states_[i].master);
     for (std::size_t k = 0; k < names.size(); ++k) dict[prefix + names[k]] = copy_of(states_[i].tensors[k]);
   }
   return dict;
@@ -132,6 +148,7 @@ void Optimizer::load_state_dict(const StateDict& dict) {
     stepped[i] = first != dict.end() && first->first.starts_with(prefix);  // else it was never stepped
     if (!stepped[i]) continue;
     expect(prefix + "step", {});
+    if (has_master(all[i])) expect(prefix + "master", all[i].shape());
     for (const std::string& name : names) expect(prefix + name, all[i].shape());
   }
   for (const auto& [name, tensor] : dict) {
@@ -152,9 +169,11 @@ void Optimizer::load_state_dict(const StateDict& dict) {
       continue;
     }
     const std::string prefix = "state." + std::to_string(i) + ".";
-    if (state.step == 0) state.tensors = make_state(all[i], names.size());
-    state.step = dict.at(prefix + "step").item<std::int64_t>();
-    for (std::size_t k = 0; k < names.size(); ++k) state.tensors[k].copy_(dict.at(prefix + names[k]));
+    if (!state) state = make_state(all[i]);
+    const auto take = [&](Tensor& x, const std::string& name) { x.copy_(dict.at(prefix + name).to(x.device())); };
+    take(state.step, "step");
+    if (state.master) take(state.master, "master");
+    for (std::size_t k = 0; k < names.size(); ++k) take(state.tensors[k], names[k]);
   }
 }
 

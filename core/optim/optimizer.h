@@ -19,34 +19,51 @@ struct ParamGroup {
 // depends on, beside the parameters. The tensors are copies.
 using StateDict = std::map<std::string, Tensor>;
 
+// How an optimizer keeps 16-bit parameters and its state. Parameters in f32 and f64 are their own master weights.
+struct StateOptions {
+  bool master_weights = true;        // 16-bit parameters: the f32 copy that is updated; the parameter is its rounding
+  bool stochastic_rounding = false;  // 16-bit parameters: no copy, updates rounded stochastically (core/base/stochastic.h)
+  DType state_dtype = DType::f32;    // of momentum and moments: f32 or bf16 (f64 for f64 parameters)
+};
+
 class Optimizer {
  public:
-  explicit Optimizer(std::vector<ParamGroup> groups);
+  explicit Optimizer(std::vector<ParamGroup> groups, StateOptions state = {});
   virtual ~Optimizer() = default;
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
 
-  virtual void step() = 0;  // updates every parameter that has a gradient
+  // Updates every parameter that has a gradient. `skip`, f32 [1] on the parameters' device, makes it do nothing, not
+  // even count the step, where it is not 0: how GradScaler skips a step without waiting for the device.
+  void step(const Tensor& skip = {});
   void zero_grad();         // marks the gradients stale; their memory is reused
   std::vector<ParamGroup>& param_groups() { return groups_; }
   const std::vector<ParamGroup>& param_groups() const { return groups_; }
   Tensors params() const;  // of all groups, in order
 
   // "group.<index>.lr", "group.<index>.weight_decay", and for each parameter that was stepped, counted through all
-  // groups: "state.<index>.step" and "state.<index>.<name>", the names being PyTorch's (exp_avg, momentum_buffer).
+  // groups: "state.<index>.step" and "state.<index>.<name>", the names being PyTorch's (exp_avg, momentum_buffer), and
+  // "state.<index>.master" where there is a master copy.
   virtual StateDict state_dict() const;
   // Takes such a state over, or throws one Error that lists every name that is missing, unknown or of another shape.
   virtual void load_state_dict(const StateDict& state);
 
  protected:
-  // What one parameter carries from step to step. Tensors are made at its first step.
+  // The update itself. An optimizer that is not made of kernels that honour `skip` reads it:
+  //   if (skip && skip.item<float>() != 0) return;
+  virtual void update(const Tensor& skip) = 0;
+
+  // What one parameter carries from step to step, made at its first step.
   struct State {
-    std::int64_t step = 0;
-    Tensors tensors;  // as state_names()
+    Tensor step;     // i64, zero-dim, on the parameter's device: updates done
+    Tensor master;   // f32, or undefined
+    Tensors tensors;  // as state_names(), starting as 0
+    explicit operator bool() const { return step.defined(); }
   };
   virtual std::vector<std::string> state_names() const = 0;
-  // The parameter's state with its step counted; makes the tensors, zero, the first time.
-  State& next_state(std::size_t index, const Tensor& param);
+  State& state_of(std::size_t index, const Tensor& param);
+  bool has_master(const Tensor& param) const;
+  const StateOptions& state_options() const { return options_; }
   // body(group, parameter, its index) for every parameter that has a gradient.
   template <class Body>
   void for_each_grad(const Body& body) {
@@ -69,6 +86,8 @@ class Optimizer {
   std::vector<State> states_;  // one per parameter
 
  private:
+  State make_state(const Tensor& param) const;
+  StateOptions options_;
   static void check_group(const ParamGroup& group);
   static void check_grad(const Tensor& param, const Tensor& grad);
 };

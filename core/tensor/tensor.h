@@ -133,6 +133,10 @@ Tensor from_span(std::span<const T> values, Shape shape, TensorOptions options =
 // "tensor [2, 3] f32 cpu" and the values, long ones shortened; for people.
 std::string to_string(const Tensor& x);
 
+// How often the host has read values of tensors so far (item, to_vector, at, data), in this process. On a device each
+// read waits for all work before it: a training step should make none.
+std::uint64_t host_reads();
+
 namespace detail {
 void read_values(const Tensor& x, DType as, void* out);          // row-major, converted
 Tensor tensor_from(const void* values, DType as, std::size_t count, const Shape& shape, const TensorOptions& options);
