@@ -80,7 +80,8 @@ using Case = std::tuple<Fp8Scaling, DType>;
 class Fp8Gradients : public ::testing::TestWithParam<Case> {};
 
 TEST_P(Fp8Gradients, AreProductsOfQuantisedOperands) {
-  const auto [scaling, dtype] = GetParam();
+  const Fp8Scaling scaling = std::get<0>(GetParam());
+  const DType dtype = std::get<1>(GetParam());
   manual_seed(3);
   const Sizes s{37, 70, 33};
   const Format e4m3 = format_of<Float8E4M3>(), e5m2 = format_of<Float8E5M2>();
@@ -131,7 +132,8 @@ TEST(Fp8Linear, ActivationsHaveTheirGradient) {
   const Tensor x = ones({1, 1}).requires_grad_(), weight = from_vector<float>({2, -2}, {2, 1}).requires_grad_();
   const Fp8LinearOptions options{.recipe = {.scaling = Fp8Scaling::current}, .state = {}, .activation = Activation::relu};
   const Tensor y = fp8_linear(x, weight, {}, options);
-  EXPECT_EQ(y.to_vector<float>(), (std::vector<float>{2, 0}));
+  EXPECT_NEAR(y.at(0), 2, 2 * 0x1p-22);
+  EXPECT_EQ(y.at(1), 0);
   y.backward(from_vector<float>({4, 8}, {1, 2}));
   EXPECT_NEAR(x.grad().at(0), 8, 8 * 0x1p-22);  // scales have rounded inverses
   EXPECT_NEAR(weight.grad().at(0), 4, 4 * 0x1p-22);
