@@ -76,6 +76,7 @@ Tensor logsumexp(const Tensor& x, const Dims& dims = {}, ReduceOptions options =
 Tensor argmax(const Tensor& x, std::optional<std::int64_t> dim = {}, ReduceOptions options = {});  // i64
 Tensor argmin(const Tensor& x, std::optional<std::int64_t> dim = {}, ReduceOptions options = {});
 
+// f32 products of this page follow set_float32_matmul_precision (core/backend/matmul_precision.h).
 // ---- matrix products ------------------------------------------------------------------------------------------------
 Tensor matmul(const Tensor& a, const Tensor& b);  // [.., m, k] x [.., k, n]; batch dims broadcast; vectors as in PyTorch
 enum class Activation { none, relu, gelu_erf, gelu_tanh, silu };
