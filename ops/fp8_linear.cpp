@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
 
 #include "binade/core/backend/fp8_kernels.h"
 #include "binade/core/tensor/grad_mode.h"
@@ -33,12 +32,12 @@ double largest_magnitude(const double* x, std::size_t count) {  // NaN and infin
   return largest;
 }
 
-// With the scale given, or (448 / amax) / 2^margin; the scale and x * scale are f32, as in the kernels.
-std::vector<double> per_tensor(std::vector<double> x, std::optional<double> given, int margin) {
+// With the scale given, or, where that is 0, (448 / amax) / 2^margin; the scale and x * scale are f32, as in the kernels.
+std::vector<double> per_tensor(std::vector<double> x, double given, int margin) {
   for (double& v : x) v = static_cast<double>(static_cast<float>(v));
   const double amax = largest_magnitude(x.data(), x.size());
   const double found = amax == 0 ? 1 : std::ldexp(static_cast<double>(static_cast<float>(448 / amax)), -margin);
-  const double scale = given.value_or(found), inverse = static_cast<double>(static_cast<float>(1 / scale));
+  const double scale = given > 0 ? given : found, inverse = static_cast<double>(static_cast<float>(1 / scale));
   for (double& v : x) v = rounded_e4m3(static_cast<double>(static_cast<float>(v * scale))) * inverse;
   return x;
 }
@@ -127,8 +126,7 @@ struct Fp8Linear : Op {
     const auto n_in = static_cast<std::size_t>(weight.size(1)), n_out = static_cast<std::size_t>(weight.size(0));
     const auto quantized = [&](const Tensor& values, Role role) {
       if (blocks()) return fp8_reference::blocks(values.to_vector<double>(), n_in);
-      const std::optional<double> chosen = scale ? std::optional(scale.at(role)) : std::nullopt;
-      return fp8_reference::per_tensor(values.to_vector<double>(), chosen, options.recipe.margin);
+      return fp8_reference::per_tensor(values.to_vector<double>(), scale ? scale.at(role) : 0, options.recipe.margin);
     };
     const std::vector<double> xs = quantized(x, x_role), ws = quantized(weight, weight_role);
     const auto ys = y.data<double>();
