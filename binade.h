@@ -1,9 +1,11 @@
 // binade: mixed-precision training. This header is the library's table of contents.
 #pragma once
 #include "binade/core/amp/autocast.h"
+#include "binade/core/amp/fp8.h"
 #include "binade/core/amp/grad_scaler.h"
 #include "binade/core/autograd/checkpoint.h"
 #include "binade/core/tensor/grad_mode.h"
+#include "binade/core/backend/matmul_precision.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/device.h"
 #include "binade/core/base/random.h"
@@ -15,5 +17,6 @@
 #include "binade/core/optim/optimizers.h"
 #include "binade/core/optim/schedule.h"
 #include "binade/core/tensor/tensor.h"
+#include "binade/ops/fp8_linear.h"
 #include "binade/ops/nn/nn.h"
 #include "binade/ops/ops.h"

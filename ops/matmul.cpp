@@ -1,30 +1,14 @@
 // Matrix products: matmul with PyTorch's rules for vectors and batches, and linear with bias and activation.
-#include <cmath>
-
 #include "binade/core/autograd/op.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/core/tensor/tensor_impl.h"
-#include "binade/ops/formulas.h"
+#include "binade/ops/linear_parts.h"
 #include "binade/ops/op_checks.h"
 #include "binade/ops/ops.h"
 
 namespace binade {
 
 namespace {
-
-TensorView reshaped(const TensorView& x, const Shape& shape, const Strides& strides) {
-  TensorView y = x;
-  y.shape = shape;
-  y.strides = strides;
-  return y;
-}
-TensorView transposed(const TensorView& x) {
-  TensorView y = x;
-  const int last = x.dim() - 1;
-  std::swap(y.shape[last - 1], y.shape[last]);
-  std::swap(y.strides[last - 1], y.strides[last]);
-  return y;
-}
 
 Shape batch_dims(const Tensor& x) {
   Shape batch;
@@ -163,18 +147,6 @@ struct Matmul : Op {
   }
 };
 
-// body.operator()<Formula>() for the formula of an activation that is not `none`.
-template <class Body>
-void with_formula(Activation activation, const Body& body) {
-  switch (activation) {
-    case Activation::none: return;
-    case Activation::relu: return body.template operator()<formulas::Relu>();
-    case Activation::gelu_erf: return body.template operator()<formulas::GeluErf>();
-    case Activation::gelu_tanh: return body.template operator()<formulas::GeluTanh>();
-    case Activation::silu: return body.template operator()<formulas::Silu>();
-  }
-}
-
 struct Linear : Op {
   Activation activation = Activation::none;
   Linear() = default;
@@ -183,57 +155,31 @@ struct Linear : Op {
   std::string_view name() const override { return "linear"; }
   Precision precision() const override { return Precision::low; }
 
-  Spec infer(Inputs in) const override {
-    const Tensor &x = in[0], &weight = in[1], &bias = in[2];
-    check_float("linear", "x", x);
-    check_float("linear", "weight", weight);
-    check_same_dtype("linear", "x", x, "weight", weight);
-    check_dims("linear", "weight", weight, 2);
-    check(x.dim() >= 1 && x.size(-1) == weight.size(1), "linear: x's last dimension must be weight's second: x is ",
-          x.shape(), ", weight is ", weight.shape());
-    if (bias) {
-      check_same_dtype("linear", "x", x, "bias", bias);
-      check(bias.dim() == 1 && bias.size(0) == weight.size(0), "linear: bias must be [", weight.size(0), "], got ",
-            bias.shape());
-    }
-    Shape shape = x.shape();
-    shape.back() = weight.size(0);
-    return {shape, x.dtype()};
-  }
+  Spec infer(Inputs in) const override { return infer_linear(name(), in[0], in[1], in[2]); }
   Tensor forward(Inputs in, Saved& saved) const override {
     const Tensor x = contiguous_values(in[0]);
     const Tensor& weight = in[1];
     const Tensor pre = empty(infer(in), x.device());
-    kernel::matmul(rows(x, weight.size(1)), transposed(weight), in[2], rows(pre, weight.size(0)), {});
+    kernel::matmul(matrix_rows(x, weight.size(1)), transposed(weight), in[2], matrix_rows(pre, weight.size(0)), {});
     saved.save(x);
     saved.save(weight);
-    if (activation == Activation::none) return pre;
-    saved.save(pre);
-    const Tensor y = empty_like(pre);
-    with_formula(activation, [&]<class F> { kernel::unary_forward<F>(pre, y, {}); });
-    return y;
+    if (activation != Activation::none) saved.save(pre);
+    return activated(activation, pre);
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     const Tensor x = saved[0], weight = saved[1];
-    Tensor dpre = contiguous_values(dy);
-    if (activation != Activation::none) {
-      const Tensor pre = saved[2], dy_values = dpre;
-      dpre = empty_like(pre);
-      with_formula(activation, [&]<class F> { kernel::unary_backward<F>(pre, dy_values, dpre, {}); });
-    }
-    const TensorView rows_x = rows(x, weight.size(1)), rows_dpre = rows(dpre, weight.size(0));
+    const Tensor pre = activation == Activation::none ? Tensor() : saved[2];
+    const Tensor dpre = activated_backward(activation, pre, contiguous_values(dy));
+    const TensorView rows_x = matrix_rows(x, weight.size(1)), rows_dpre = matrix_rows(dpre, weight.size(0));
     if (out.wanted(0)) {
       const auto [dx, accumulate] = out.target(0);
-      kernel::matmul(rows_dpre, weight, {}, rows(dx, weight.size(1)), {.accumulate = accumulate});
+      kernel::matmul(rows_dpre, weight, {}, matrix_rows(dx, weight.size(1)), {.accumulate = accumulate});
     }
     if (out.wanted(1)) {
       const auto [dweight, accumulate] = out.target(1);
       kernel::matmul(transposed(rows_dpre), rows_x, {}, dweight, {.accumulate = accumulate});
     }
-    if (out.wanted(2)) {
-      const auto [dbias, accumulate] = out.target(2);
-      kernel::sum(rows_dpre, reshaped(dbias, {1, weight.size(0)}, {weight.size(0), 1}), 1, accumulate);
-    }
+    if (out.wanted(2)) put_linear_bias(out, 2, rows_dpre);
   }
   Tensor reference(Inputs in) const override {
     const Tensor x = contiguous_values(in[0]), weight = contiguous_values(in[1]);
@@ -244,28 +190,9 @@ struct Linear : Op {
       const std::size_t row = o / n_out, column = o % n_out;
       double sum = in[2] ? in[2].at(static_cast<std::int64_t>(column)) : 0.0;
       for (std::size_t l = 0; l < n_in; ++l) sum += xs[row * n_in + l] * ws[column * n_in + l];
-      ys[o] = reference_activation(sum);
+      ys[o] = reference_activation(activation, sum);
     }
     return y;
-  }
-
- private:
-  // x as [rows, columns]; the row count cannot be computed from an empty last dimension.
-  static TensorView rows(const Tensor& x, std::int64_t columns) {
-    std::int64_t count = 1;
-    for (int d = 0; d + 1 < x.dim(); ++d) count *= x.shape()[d];
-    return reshaped(x, {count, columns}, {columns, 1});
-  }
-  double reference_activation(double x) const {
-    switch (activation) {
-      case Activation::none: return x;
-      case Activation::relu: return x > 0 ? x : 0;
-      case Activation::gelu_erf: return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
-      case Activation::gelu_tanh:
-        return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
-      case Activation::silu: return x / (1 + std::exp(-x));
-    }
-    return x;
   }
 };
 

@@ -77,6 +77,7 @@ Tensor argmax(const Tensor& x, std::optional<std::int64_t> dim = {}, ReduceOptio
 Tensor argmin(const Tensor& x, std::optional<std::int64_t> dim = {}, ReduceOptions options = {});
 
 // ---- matrix products ------------------------------------------------------------------------------------------------
+// Products of f32 operands, here and in attention and convolution, follow set_float32_matmul_precision.
 Tensor matmul(const Tensor& a, const Tensor& b);  // [.., m, k] x [.., k, n]; batch dims broadcast; vectors as in PyTorch
 enum class Activation { none, relu, gelu_erf, gelu_tanh, silu };
 // activation(x weight^T + bias): x [.., in], weight [out, in], bias [out] or undefined

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "binade/core/backend/kernel_slot.h"
+#include "binade/core/backend/matmul_precision.h"
 #include "binade/core/base/random.h"
 
 namespace binade::kernel {
@@ -53,8 +54,11 @@ inline KernelSlot<void(TensorView x, TensorView y)> argmin{"argmin"};
 
 // ---- matrix product: c[.., m, n] (+)= a[.., m, k] b[.., k, n] + bias[n]. Batch dims equal (stride 0 allowed);
 // a transposed operand is a transposed view. a and b have one dtype; c the same, or f32 for 16-bit operands. ----------
+// Products of f32 operands follow `precision`, here and in attention and convolution: what is set when the options are
+// made, which is when the kernel is called.
 struct MatmulOptions {
   bool accumulate = false;
+  MatmulPrecision precision = float32_matmul_precision();
 };
 inline KernelSlot<void(TensorView a, TensorView b, TensorView bias, TensorView c, MatmulOptions options)> matmul{
     "matmul"};
@@ -113,6 +117,7 @@ struct AttentionOptions {
   bool causal = false;  // query i sees keys j <= i
   double dropout = 0;   // of the probabilities: word ((b*heads + h)*time_q + i)*time_k + j of `state`
   PhiloxState state;
+  MatmulPrecision precision = float32_matmul_precision();  // for f32 q: of q, k, v, d_o, and of what they multiply
 };
 // mask [batch, heads, time_q, time_k] (strides 0 where broadcast): bool, true = may attend; or floating, added to the
 // scores. lse [batch, heads, time_q] f32 (f64). A row that sees nothing gives zeros and lse = -inf.
@@ -132,6 +137,7 @@ inline KernelSlot<void(TensorView x, TensorView cos, TensorView sin, TensorView 
 struct ConvOptions {
   std::int64_t stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
   std::int64_t groups = 1;
+  MatmulPrecision precision = float32_matmul_precision();
 };
 inline KernelSlot<void(TensorView x, TensorView weight, TensorView bias, TensorView y, ConvOptions options)> conv2d{
     "conv2d"};

@@ -118,6 +118,15 @@ struct Float8E5M2 {
   constexpr explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
 };
 
+// The nearest TF32 number, ties to even: f32's 8 exponent bits with 10 stored mantissa bits, the operands of f32 products
+// on tensor cores. A rounding, not a storage format: TF32 numbers are f32 numbers whose low 13 bits are zero. Subnormals
+// are kept, what rounds beyond the largest (2 - 2^-10) 2^127 is infinite; a NaN keeps sign and upper payload, made quiet.
+constexpr float round_to_tf32(float x) {
+  const auto u = std::bit_cast<std::uint32_t>(x);
+  const bool nan = (u & 0x7fffffffU) > 0x7f800000U;
+  return std::bit_cast<float>((nan ? u | 0x400000U : u + 0xfffU + ((u >> 13) & 1U)) & ~0x1fffU);
+}
+
 template <class T>
 inline constexpr bool is_narrow_float = std::is_same_v<T, Half> || std::is_same_v<T, BFloat16> ||
                                         std::is_same_v<T, Float8E4M3> || std::is_same_v<T, Float8E5M2>;

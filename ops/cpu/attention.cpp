@@ -2,12 +2,14 @@
 // scores is never formed. Backward recomputes the probabilities from the saved logsumexp.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/scalar.h"
 #include "binade/ops/cpu/attention_rows.h"
+#include "binade/ops/cpu/convert.h"
 #include "binade/ops/cpu/matmul_block.h"
 #include "binade/ops/cpu/threads.h"
 
@@ -33,6 +35,19 @@ TensorView rows_of(const TensorView& x, std::int64_t begin, std::int64_t end) {
 MatrixBlock plain(const TensorView& x) { return {x.data, x.dtype, x.stride(0), 1}; }
 MatrixBlock turned(const TensorView& x) { return {x.data, x.dtype, 1, x.stride(0)}; }
 
+// What the operands of attention's products are rounded to, for f32 attention under MatmulPrecision::high.
+struct OperandRounding {
+  bool tf32;
+  OperandRounding(const TensorView& q, const kernel::AttentionOptions& options)
+      : tf32(q.dtype == DType::f32 && options.precision == MatmulPrecision::high) {}
+  template <class S>
+  void operator()(S* x, std::int64_t count) const {
+    if constexpr (std::is_same_v<S, float>) {
+      if (tf32) round_to_tf32(x, x, count);
+    }
+  }
+};
+
 // Memory of one task, handed out from the front.
 template <class S>
 class Workspace {
@@ -51,6 +66,14 @@ class Workspace {
     if (x.dtype == dtype_of<S> && x.is_contiguous()) return x;
     const TensorView y = rows(x);
     kernel::copy(x, y);
+    return y;
+  }
+  // x [rows, d] as an operand of products: dense, and rounded.
+  TensorView operand(const TensorView& x, const OperandRounding& round) {
+    if (!round.tf32) return dense(x);
+    const TensorView y = rows(x);
+    kernel::copy(x, y);
+    round(y.as<S>(), y.numel());
     return y;
   }
 
@@ -111,13 +134,14 @@ void forward(const TensorView& q, const TensorView& k, const TensorView& v, cons
   constexpr DType dtype = dtype_of<S>;
   constexpr std::int64_t task_rows = 4 * block_rows;  // keys and values are made dense once per task
   const Scores<S> scores(q, k, mask, options);
+  const OperandRounding round(q, options);
   const std::int64_t heads = q.size(1), time_q = q.size(2), d = q.size(3), group = heads / k.size(1);
   const std::int64_t parts = chunk_count(time_q, task_rows);
   const auto run_block = [&](std::int64_t batch, std::int64_t head, std::int64_t begin, std::int64_t end,
                              const TensorView& keys, const TensorView& values) {
     const std::int64_t rows = end - begin, n = scores.visible(end - 1);
     Workspace<S> space(rows * (n + 2 * d));
-    const TensorView block_q = space.dense(rows_of(at(q, batch, head), begin, end));
+    const TensorView block_q = space.operand(rows_of(at(q, batch, head), begin, end), round);
     const TensorView target = rows_of(at(o, batch, head), begin, end), block_o = space.rows(target);
     S* const probabilities = space.take(rows * n);
     const MatrixBlock p{probabilities, dtype, n, 1};
@@ -136,6 +160,7 @@ void forward(const TensorView& q, const TensorView& k, const TensorView& v, cons
       scores.dropout(batch, head, i, seen, [&](std::int64_t j, bool kept) { row[j] = kept ? row[j] : S(0); });
       factors[r] *= scores.kept_scale();
     }
+    round(probabilities, rows * n);
     multiply_block(rows, d, n, p, plain(values), nullptr, plain(block_o), false);
     for (std::int64_t r = 0; r < rows; ++r) scale_row(block_o.as<S>() + r * d, d, factors[r]);
     kernel::copy(block_o, target);
@@ -145,8 +170,8 @@ void forward(const TensorView& q, const TensorView& k, const TensorView& v, cons
     const std::int64_t begin = task % parts * task_rows, end = std::min(time_q, begin + task_rows);
     const std::int64_t n = scores.visible(end - 1);
     Workspace<S> space(2 * n * d);
-    const TensorView keys = space.dense(rows_of(at(k, batch, head / group), 0, n));
-    const TensorView values = space.dense(rows_of(at(v, batch, head / group), 0, n));
+    const TensorView keys = space.operand(rows_of(at(k, batch, head / group), 0, n), round);
+    const TensorView values = space.operand(rows_of(at(v, batch, head / group), 0, n), round);
     for (std::int64_t block = begin; block < end; block += block_rows)
       run_block(batch, head, block, std::min(end, block + block_rows), keys, values);
   });
@@ -158,13 +183,15 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
               const TensorView& dk, const TensorView& dv, const kernel::AttentionOptions& options) {
   constexpr DType dtype = dtype_of<S>;
   const Scores<S> scores(q, k, mask, options);
+  const OperandRounding round(q, options);
   const std::int64_t heads = q.size(1), kv_heads = k.size(1), group = heads / kv_heads;
   const std::int64_t time_q = q.size(2), d = q.size(3), time_k = k.size(2);
   // One task holds a key head, so that the sums over its query heads and blocks have one order.
   parallel_for(q.size(0) * kv_heads, 1, [&](std::int64_t task, std::int64_t) {
     const std::int64_t kv_head = task % kv_heads, batch = task / kv_heads;
     Workspace<S> whole(4 * time_k * d);
-    const TensorView keys = whole.dense(at(k, batch, kv_head)), values = whole.dense(at(v, batch, kv_head));
+    const TensorView keys = whole.operand(at(k, batch, kv_head), round);
+    const TensorView values = whole.operand(at(v, batch, kv_head), round);
     const TensorView d_keys = whole.rows(keys), d_values = whole.rows(values);
     std::fill_n(d_keys.as<S>(), time_k * d, S(0));
     std::fill_n(d_values.as<S>(), time_k * d, S(0));
@@ -172,15 +199,16 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
       for (std::int64_t begin = 0; begin < time_q; begin += block_rows) {
         const std::int64_t end = std::min(time_q, begin + block_rows), rows = end - begin;
         const std::int64_t n = scores.visible(end - 1);
-        Workspace<S> space(rows * (2 * n + 4 * d));
-        const TensorView block_q = space.dense(rows_of(at(q, batch, head), begin, end));
+        Workspace<S> space(rows * (2 * n + 5 * d));
+        const TensorView block_q = space.operand(rows_of(at(q, batch, head), begin, end), round);
         const TensorView block_o = space.dense(rows_of(at(o, batch, head), begin, end));
         const TensorView block_do = space.dense(rows_of(at(d_o, batch, head), begin, end));
+        const TensorView operand_do = space.operand(block_do, round);
         S* const probabilities = space.take(rows * n);
         S* const gradients = space.take(rows * n);
         const MatrixBlock p{probabilities, dtype, n, 1}, ds{gradients, dtype, n, 1};
         multiply_block(rows, n, d, plain(block_q), turned(keys), nullptr, p, false);
-        multiply_block(rows, n, d, plain(block_do), turned(values), nullptr, ds, false);
+        multiply_block(rows, n, d, plain(operand_do), turned(values), nullptr, ds, false);
         for (std::int64_t r = 0; r < rows; ++r) {
           S *row = probabilities + r * n, *d_row = gradients + r * n;
           const std::int64_t i = begin + r, seen = scores.visible(i);
@@ -203,6 +231,8 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
           std::fill(row + seen, row + n, S(0));
           std::fill(d_row + seen, d_row + n, S(0));
         }
+        round(probabilities, rows * n);
+        round(gradients, rows * n);
         if (dq) {
           const TensorView target = rows_of(at(dq, batch, head), begin, end), block_dq = space.rows(target);
           multiply_block(rows, d, n, ds, plain(keys), nullptr, plain(block_dq), false);
@@ -210,7 +240,7 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
         }
         const MatrixBlock p_turned{probabilities, dtype, 1, n}, ds_turned{gradients, dtype, 1, n};
         if (dk) multiply_block(n, d, rows, ds_turned, plain(block_q), nullptr, plain(d_keys), true);
-        if (dv) multiply_block(n, d, rows, p_turned, plain(block_do), nullptr, plain(d_values), true);
+        if (dv) multiply_block(n, d, rows, p_turned, plain(operand_do), nullptr, plain(d_values), true);
       }
     if (dk) kernel::copy(d_keys, at(dk, batch, kv_head));
     if (dv) kernel::copy(d_values, at(dv, batch, kv_head));

@@ -6,6 +6,7 @@
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/scalar.h"
+#include "binade/ops/cpu/convert.h"
 #include "binade/ops/cpu/matmul_block.h"
 #include "binade/ops/cpu/threads.h"
 
@@ -13,16 +14,22 @@ namespace binade::cpu {
 
 namespace {
 
-// x contiguous, in the dtype that is computed in: itself, or a copy.
+// x contiguous, in the dtype that is computed in: itself, or a copy. f32 operands of products are rounded to TF32 where
+// the precision says so.
 class Contiguous {
  public:
-  Contiguous(const TensorView& x, DType dtype) : view(x) {
-    if (x.dtype == dtype && x.is_contiguous()) return;
+  Contiguous(const TensorView& x, DType dtype, MatmulPrecision precision = MatmulPrecision::highest) : view(x) {
+    const bool tf32 = x.dtype == DType::f32 && precision == MatmulPrecision::high;
+    if (!tf32 && x.dtype == dtype && x.is_contiguous()) return;
     view.dtype = dtype;
     view.strides = contiguous_strides(x.shape);
     memory_.emplace(static_cast<std::size_t>(x.numel() * size_of(dtype)), Device{});
     view.data = memory_->as<std::byte>();
     kernel::copy(x, view);
+    if (tf32)
+      parallel_for(view.numel(), elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
+        round_to_tf32(view.as<float>() + begin, view.as<float>() + begin, end - begin);
+      });
   }
   TensorView view;
 
@@ -110,7 +117,7 @@ void forward(const TensorView& x, const TensorView& weight, const TensorView& bi
   constexpr DType dtype = dtype_of<S>;
   const Geometry g(x, weight, y, options);
   if (y.numel() == 0) return;
-  const Contiguous input(x, dtype), weights(weight, dtype);
+  const Contiguous input(x, dtype, options.precision), weights(weight, dtype, options.precision);
   std::optional<Contiguous> biases;
   if (bias) biases.emplace(bias, dtype);
   const Result result(y, dtype);
@@ -138,7 +145,7 @@ void backward_data(const TensorView& dy, const TensorView& weight, const TensorV
   constexpr DType dtype = dtype_of<S>;
   const Geometry g(dx, weight, dy, options);
   if (dx.numel() == 0) return;
-  const Contiguous gradient(dy, dtype), weights(weight, dtype);
+  const Contiguous gradient(dy, dtype, options.precision), weights(weight, dtype, options.precision);
   const Result result(dx, dtype);
   parallel_for(g.batch * g.groups, 1, [&](std::int64_t item, std::int64_t) {
     const std::int64_t group = item % g.groups;
@@ -169,7 +176,7 @@ void backward_weight(const TensorView& x, const TensorView& dy, const TensorView
     kernel::fill(dweight, 0);
     return;
   }
-  const Contiguous input(x, dtype), gradient(dy, dtype);
+  const Contiguous input(x, dtype, options.precision), gradient(dy, dtype, options.precision);
   const Result result(dweight, dtype);
   // Each piece sums its own share of (batch, tile) units; the pieces are then added in order.
   const Scratch partial(static_cast<std::size_t>(pieces * size) * sizeof(S), Device{});

@@ -22,6 +22,9 @@ void widen_bf16(const BFloat16* x, float* y, std::size_t count) { convert_run(x,
 void widen_f16(const Half* x, float* y, std::size_t count) { convert_run(x, y, count); }
 void narrow_bf16(const float* x, BFloat16* y, std::size_t count) { convert_run(x, y, count); }
 void narrow_f16(const float* x, Half* y, std::size_t count) { convert_run(x, y, count); }
+void round_tf32(const float* x, float* y, std::size_t count) {  // vectorised by the compiler
+  for (std::size_t i = 0; i < count; ++i) y[i] = binade::round_to_tf32(x[i]);
+}
 
 }  // namespace binade::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -33,6 +36,7 @@ HWY_EXPORT(widen_bf16);
 HWY_EXPORT(widen_f16);
 HWY_EXPORT(narrow_bf16);
 HWY_EXPORT(narrow_f16);
+HWY_EXPORT(round_tf32);
 
 void widen(const BFloat16* x, float* y, std::int64_t count) {
   HWY_DYNAMIC_DISPATCH(widen_bf16)(x, y, static_cast<std::size_t>(count));
@@ -45,6 +49,9 @@ void narrow(const float* x, BFloat16* y, std::int64_t count) {
 }
 void narrow(const float* x, Half* y, std::int64_t count) {
   HWY_DYNAMIC_DISPATCH(narrow_f16)(x, y, static_cast<std::size_t>(count));
+}
+void round_to_tf32(const float* x, float* y, std::int64_t count) {
+  HWY_DYNAMIC_DISPATCH(round_tf32)(x, y, static_cast<std::size_t>(count));
 }
 
 namespace {

@@ -11,6 +11,7 @@ void widen(const BFloat16* x, float* y, std::int64_t count);
 void widen(const Half* x, float* y, std::int64_t count);
 void narrow(const float* x, BFloat16* y, std::int64_t count);
 void narrow(const float* x, Half* y, std::int64_t count);
+void round_to_tf32(const float* x, float* y, std::int64_t count);  // y may be x
 
 // y[i] = p[i * stride] in type C: float, double or std::int64_t.
 template <class C>

@@ -6,6 +6,7 @@
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/scalar.h"
+#include "binade/ops/cpu/convert.h"
 #include "binade/ops/cpu/matmul_block.h"
 #include "binade/ops/cpu/threads.h"
 
@@ -54,11 +55,13 @@ MatrixBlock block_at(const TensorView& x, std::int64_t offset) {
   return {x.data + offset * size_of(x.dtype), x.dtype, x.stride(-2), x.stride(-1)};
 }
 
-// An operand in the dtype products are computed from, with rows or columns contiguous: itself, or a copy.
+// An operand in the dtype products are computed from, with rows or columns contiguous: itself, or a copy. f32 values
+// are rounded to TF32 where the precision says so.
 class Operand {
  public:
-  Operand(const TensorView& x, DType dtype) : view_(x) {
-    if (x.dtype == dtype && is_plain(x.size(-2), x.size(-1), x.stride(-2), x.stride(-1))) return;
+  Operand(const TensorView& x, DType dtype, MatmulPrecision precision) : view_(x) {
+    const bool tf32 = x.dtype == DType::f32 && precision == MatmulPrecision::high;
+    if (!tf32 && x.dtype == dtype && is_plain(x.size(-2), x.size(-1), x.stride(-2), x.stride(-1))) return;
     TensorView source = x;  // each batch element once: stride 0 stays stride 0
     for (int d = 0; d < x.dim() - 2; ++d)
       if (x.stride(d) == 0) source.shape[d] = 1;
@@ -71,6 +74,10 @@ class Operand {
     memory_.emplace(static_cast<std::size_t>(copied.numel() * size_of(dtype)), Device{});
     copied.data = memory_->as<std::byte>();
     kernel::copy(source, copied);
+    if (tf32)
+      parallel_for(copied.numel(), elementwise_grain, [&](std::int64_t begin, std::int64_t end) {
+        round_to_tf32(copied.as<float>() + begin, copied.as<float>() + begin, end - begin);
+      });
     if (transposed) exchange(copied, row, column);
     for (int d = 0; d < x.dim() - 2; ++d)
       if (x.stride(d) == 0) copied.strides[d] = 0;
@@ -166,7 +173,7 @@ void multiply(const TensorView& a, const TensorView& b, const S* bias, const Ten
 
 void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::MatmulOptions options) {
   const DType product = product_dtype(a.dtype);
-  const Operand left(a, product), right(b, product);
+  const Operand left(a, product, options.precision), right(b, product, options.precision);
   std::optional<Scratch> memory;
   TensorView sum_bias = bias;
   if (bias && (bias.dtype != sum_dtype(product) || !bias.is_contiguous())) {

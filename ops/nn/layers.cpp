@@ -2,7 +2,10 @@
 
 #include <cmath>
 
+#include "binade/core/amp/autocast.h"
 #include "binade/core/backend/memory.h"
+#include "binade/core/tensor/grad_mode.h"
+#include "binade/ops/fp8_linear.h"
 #include "binade/ops/nn/init.h"
 
 namespace binade::nn {
@@ -35,6 +38,17 @@ Linear::Linear(std::int64_t in, std::int64_t out, LinearOptions options) : activ
   const double bound = default_bound(in);
   weight = add_parameter("weight", uniform_start({out, in}, bound));
   if (options.bias) bias = add_parameter("bias", uniform_start({out}, bound));
+  set_linear_precision(std::make_shared<LinearPrecision>(LinearPrecision{.in = in, .out = out, .fp8 = {}, .state = {}}));
+}
+
+Tensor Linear::operator()(const Tensor& x) const {
+  const LinearPrecision& precision = *linear_precision();
+  if (!precision.fp8 || !amp::autocast_enabled()) return linear(x, weight, bias, activation);
+  return fp8_linear(x, weight, bias,
+                    {.recipe = *precision.fp8,
+                     .state = precision.state,
+                     .update = training() && grad_enabled(),
+                     .activation = activation});
 }
 
 Conv2d::Conv2d(std::int64_t in, std::int64_t out, Pair kernel, Conv2dSettings settings)

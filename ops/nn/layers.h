@@ -1,6 +1,7 @@
 // Layers: operations with parameters. Starting values as in PyTorch, from the library's random stream; parameters are
 // f32 on the CPU until Module::to moves them. Names of parameters are the members' names.
 #pragma once
+#include "binade/ops/nn/fp8.h"
 #include "binade/ops/nn/module.h"
 #include "binade/ops/ops.h"
 
@@ -12,8 +13,8 @@ struct LinearOptions {
 };
 struct Linear : Module {  // x [.., in] -> [.., out]
   Linear(std::int64_t in, std::int64_t out, LinearOptions options = {});
-  Tensor operator()(const Tensor& x) const { return linear(x, weight, bias, activation); }
-  Tensor weight, bias;  // [out, in], [out] or undefined
+  Tensor operator()(const Tensor& x) const;  // in FP8 under autocast after use_fp8
+  Tensor weight, bias;                       // [out, in], [out] or undefined
   Activation activation;
 };
 

@@ -12,6 +12,7 @@ namespace binade::nn {
 struct Module::State {
   NamedTensors parameters, buffers;
   std::vector<std::pair<std::string, Module>> children;
+  std::shared_ptr<LinearPrecision> linear_precision;
   bool training = true;
 };
 
@@ -83,6 +84,20 @@ void Module::collect(Kind kind, const std::string& prefix, NamedTensors& out) co
     out.emplace_back(prefix + name, x);
   }
   for (const auto& [name, child] : state_->children) child.collect(kind, prefix + name + ".", out);
+}
+
+void Module::each(const std::function<void(const std::string&, const Module&)>& body) const { each_below("", body); }
+
+void Module::each_below(const std::string& name,
+                        const std::function<void(const std::string&, const Module&)>& body) const {
+  body(name, *this);
+  for (const auto& [child_name, child] : state_->children)
+    child.each_below(name.empty() ? child_name : name + "." + child_name, body);
+}
+
+const std::shared_ptr<LinearPrecision>& Module::linear_precision() const { return state_->linear_precision; }
+void Module::set_linear_precision(std::shared_ptr<LinearPrecision> precision) {
+  state_->linear_precision = std::move(precision);
 }
 
 NamedTensors Module::named_parameters() const {

@@ -7,6 +7,7 @@
 //   };
 #pragma once
 #include <concepts>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,6 +19,8 @@
 namespace binade::nn {
 
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
+struct LinearPrecision;  // ops/nn/fp8.h
 
 class Module {
  public:
@@ -44,6 +47,10 @@ class Module {
   void to(DType dtype);  // floating parameters; buffers keep their dtype, running statistics need f32
   void zero_grad();
 
+  // body("h.0.mlp.fc", module) for this module, named "", and all below it, in order of registration.
+  void each(const std::function<void(const std::string& name, const Module& module)>& body) const;
+  const std::shared_ptr<LinearPrecision>& linear_precision() const;  // null unless this is a Linear
+
   // Registration: for constructors of modules. Names must be new, not empty, and without dots.
   template <std::derived_from<Module> M>
   M add(const std::string& name, M module) {
@@ -53,9 +60,14 @@ class Module {
   Tensor add_parameter(const std::string& name, Tensor x);  // an undefined tensor is not registered
   Tensor add_buffer(const std::string& name, Tensor x);
 
+ protected:
+  void set_linear_precision(std::shared_ptr<LinearPrecision> precision);  // how a Linear lets use_fp8 reach it
+
  private:
   struct State;
   void add_child(const std::string& name, const Module& module);
+  void each_below(const std::string& name,
+                  const std::function<void(const std::string& name, const Module& module)>& body) const;
   void check_name(const std::string& name) const;
   enum class Kind { parameters, buffers };
   void collect(Kind kind, const std::string& prefix, NamedTensors& out) const;

@@ -1,5 +1,6 @@
 // Modules, layers and the GPT model.
 #pragma once
+#include "binade/ops/nn/fp8.h"
 #include "binade/ops/nn/init.h"
 #include "binade/ops/nn/layers.h"
 #include "binade/ops/nn/module.h"

@@ -7,39 +7,11 @@
 #include <limits>
 
 #include "binade/core/tensor/tensor.h"
+#include "binade/tests/core/rounding.h"
 
 namespace binade::test {
 
 namespace {
-
-struct Format {
-  int mantissa, min_exponent;
-  double max;
-  bool infinity;
-};
-template <class T>
-Format format_of() {
-  if constexpr (std::is_same_v<T, Half>)
-    return {10, -14, 65504, true};
-  else if constexpr (std::is_same_v<T, BFloat16>)
-    return {7, -126, 0x1.fep127, true};
-  else if constexpr (std::is_same_v<T, Float8E4M3>)
-    return {3, -6, 448, false};
-  else
-    return {2, -14, 57344, true};
-}
-
-double round_to(const Format& format, double x) {
-  constexpr double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
-  if (std::isnan(x) || x == 0) return x;
-  if (std::isinf(x)) return format.infinity ? x : nan;
-  int exponent = 0;
-  std::frexp(x, &exponent);
-  const int unit = std::max(exponent - 1, format.min_exponent) - format.mantissa;
-  const double rounded = std::ldexp(std::nearbyint(std::ldexp(x, -unit)), unit);
-  if (std::abs(rounded) > format.max) return format.infinity ? std::copysign(inf, x) : nan;
-  return std::copysign(rounded, x);
-}
 
 template <class T>
 T from_bits(std::uint32_t bits) {
@@ -71,10 +43,6 @@ double meaning(std::uint32_t bits) {
     value = std::ldexp(fraction + (1U << format.mantissa), exponent - 1 + format.min_exponent - format.mantissa);
   }
   return sign ? -value : value;
-}
-
-bool same_value(double a, double b) {
-  return (std::isnan(a) && std::isnan(b)) || std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
 }
 
 // Inputs that matter for rounding: both values of every pair of neighbours, the midpoint, and one unit on either side

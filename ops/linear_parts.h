@@ -1,0 +1,97 @@
+// What the linear operations share: their matrices as views, and their activation.
+#pragma once
+#include <cmath>
+#include <utility>
+
+#include "binade/core/autograd/op.h"
+#include "binade/core/backend/kernels.h"
+#include "binade/ops/formulas.h"
+#include "binade/ops/op_checks.h"
+#include "binade/ops/ops.h"
+
+namespace binade {
+
+inline TensorView reshaped(const TensorView& x, const Shape& shape, const Strides& strides) {
+  TensorView y = x;
+  y.shape = shape;
+  y.strides = strides;
+  return y;
+}
+inline TensorView transposed(const TensorView& x) {
+  TensorView y = x;
+  const int last = x.dim() - 1;
+  std::swap(y.shape[last - 1], y.shape[last]);
+  std::swap(y.strides[last - 1], y.strides[last]);
+  return y;
+}
+// A contiguous x as [rows, columns]; the row count cannot be computed from an empty last dimension.
+inline TensorView matrix_rows(const Tensor& x, std::int64_t columns) {
+  std::int64_t count = 1;
+  for (int d = 0; d + 1 < x.dim(); ++d) count *= x.shape()[d];
+  return reshaped(x, {count, columns}, {columns, 1});
+}
+
+// body.operator()<Formula>() for the formula of an activation that is not `none`.
+template <class Body>
+void with_formula(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::none: return;
+    case Activation::relu: return body.template operator()<formulas::Relu>();
+    case Activation::gelu_erf: return body.template operator()<formulas::GeluErf>();
+    case Activation::gelu_tanh: return body.template operator()<formulas::GeluTanh>();
+    case Activation::silu: return body.template operator()<formulas::Silu>();
+  }
+}
+// activation(pre), and its gradient, both in pre's dtype; the tensor itself for `none`.
+inline Tensor activated(Activation activation, const Tensor& pre) {
+  if (activation == Activation::none) return pre;
+  const Tensor y = empty_like(pre);
+  with_formula(activation, [&]<class F> { kernel::unary_forward<F>(pre, y, {}); });
+  return y;
+}
+inline Tensor activated_backward(Activation activation, const Tensor& pre, const Tensor& dy) {
+  if (activation == Activation::none) return dy;
+  const Tensor dpre = empty_like(pre);
+  with_formula(activation, [&]<class F> { kernel::unary_backward<F>(pre, dy, dpre, {}); });
+  return dpre;
+}
+
+// The activations once more, for references.
+inline double reference_activation(Activation activation, double x) {
+  switch (activation) {
+    case Activation::none: return x;
+    case Activation::relu: return x > 0 ? x : 0;
+    case Activation::gelu_erf: return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+    case Activation::silu: return x / (1 + std::exp(-x));
+  }
+  return x;
+}
+
+// dbias (+)= the sum of the rows of dy [rows, n].
+inline void put_linear_bias(Gradients& out, std::size_t input, const TensorView& rows_dy) {
+  const auto [dbias, accumulate] = out.target(input);
+  const std::int64_t n = rows_dy.size(1);
+  kernel::sum(rows_dy, reshaped(dbias, {1, n}, {n, 1}), 1, accumulate);
+}
+
+// The shape and dtype rule of linear(x, weight, bias).
+inline Spec infer_linear(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check_float(op, "x", x);
+  check_float(op, "weight", weight);
+  check_same_dtype(op, "x", x, "weight", weight);
+  check_dims(op, "weight", weight, 2);
+  check(x.dim() >= 1 && x.size(-1) == weight.size(1), op, ": x's last dimension must be weight's second: x is ",
+        x.shape(), ", weight is ", weight.shape());
+  if (bias) {
+    check_same_dtype(op, "x", x, "bias", bias);
+    check(bias.dim() == 1 && bias.size(0) == weight.size(0), op, ": bias must be [", weight.size(0), "], got ",
+          bias.shape());
+  }
+  Shape shape = x.shape();
+  shape.back() = weight.size(0);
+  return {shape, x.dtype()};
+}
+
+}  // namespace binade
