@@ -17,3 +17,4 @@
 #include "binade/core/tensor/tensor.h"
 #include "binade/ops/nn/nn.h"
 #include "binade/ops/ops.h"
+#include "binade/ops/precision_table.h"
