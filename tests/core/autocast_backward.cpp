@@ -7,6 +7,7 @@
 #include "binade/core/amp/autocast.h"
 #include "binade/core/autograd/checkpoint.h"
 #include "binade/core/autograd/observer.h"
+#include "binade/core/base/random.h"
 #include "binade/ops/ops.h"
 
 namespace binade::test {
@@ -73,7 +74,7 @@ std::vector<std::vector<float>> gradients(DType forward, DType during_backward, 
   return all;
 }
 
-TEST(Backward, GradientsHaveTheDtypesOfForward) {
+TEST(AutocastBackward, GradientsHaveTheDtypesOfForward) {
   for (const DType dtype : {DType::f16, DType::bf16})
     for (const DType during : {DType::f32, DType::f16, DType::bf16}) {
       DtypeWatcher watcher;
@@ -90,7 +91,7 @@ TEST(Backward, GradientsHaveTheDtypesOfForward) {
     }
 }
 
-TEST(Backward, BitsDoNotDependOnAutocastByThen) {
+TEST(AutocastBackward, BitsDoNotDependOnAutocastByThen) {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     const auto ended = gradients(dtype, DType::f32, false);
     for (const DType during : {DType::f16, DType::bf16}) {
@@ -104,7 +105,7 @@ TEST(Backward, BitsDoNotDependOnAutocastByThen) {
 
 // The gradient of y = x weight is given as 1 + 2^-9: f16 keeps it, bf16 rounds it to 1, f32 to nothing else. y had the
 // dtype of forward's autocast, so its gradient is rounded to that one.
-TEST(Backward, GradientsAreRoundedToForwardsFormat) {
+TEST(AutocastBackward, GradientsAreRoundedToForwardsFormat) {
   for (const auto& [forward, expected] :
        {std::pair{DType::f16, 1 + 0x1p-9F}, {DType::bf16, 1.0F}, {DType::f32, 1 + 0x1p-9F}})
     for (const DType during : {DType::f32, DType::f16, DType::bf16}) {
@@ -122,7 +123,7 @@ TEST(Backward, GradientsAreRoundedToForwardsFormat) {
 }
 
 // A checkpoint runs forward again during backward: under the autocast that forward had.
-TEST(Backward, ACheckpointIsRecomputedUnderForwardsAutocast) {
+TEST(AutocastBackward, ACheckpointIsRecomputedUnderForwardsAutocast) {
   for (const auto& [forward, expected] : {std::pair{DType::f16, 1 + 0x1p-9F}, {DType::bf16, 1.0F}})
     for (const DType during : {DType::f32, DType::f16, DType::bf16}) {
       const Tensor weight = ones({1, 1}, {.requires_grad = true}), x = full({1, 1}, 1 + 0x1p-9, {.requires_grad = true});
