@@ -29,7 +29,8 @@ struct BinaryCrossEntropy final : Op, BannedUnderAutocast {
 
   Tensor forward(Inputs in, Saved& saved) const override {
     check_allowed(name());
-    Tensor loss = empty(infer(in), in[0].device());
+    const Spec spec = infer(in);
+    Tensor loss = empty(spec, in[0].device());
     kernel::binary_cross_entropy(in[0], in[1], loss);
     saved.save(in[0]);
     saved.save(in[1]);
