@@ -20,3 +20,4 @@
 #include "binade/ops/fp8_linear.h"
 #include "binade/ops/nn/nn.h"
 #include "binade/ops/ops.h"
+#include "binade/ops/precision_table.h"

@@ -97,6 +97,9 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets, CrossEntropyLo
 Tensor mse_loss(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);
 Tensor l1_loss(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);
 Tensor bce_with_logits(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);
+// -(target log p + (1 - target) log(1 - p)), each logarithm at least -100; p in [0, 1]. Throws under autocast: use
+// bce_with_logits there, which needs no p.
+Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, Reduction reduction = Reduction::mean);
 
 // ---- normalisation ------------------------------------------------------------------------------------------------------
 // over the last dims, as many as weight has; weight and bias may be undefined (then the last dim)

@@ -5,7 +5,7 @@
 
 namespace binade::amp {
 
-class Autocast {
+class [[nodiscard]] Autocast {
  public:
   explicit Autocast(DType dtype, bool enabled = true);  // f16 or bf16; f32 or enabled = false switches it off
   ~Autocast();

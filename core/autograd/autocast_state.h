@@ -1,6 +1,7 @@
 // Autocast's state of one thread, read by the door and set by amp::Autocast.
 #pragma once
 #include <memory>
+#include <string_view>
 #include <unordered_map>
 
 #include "binade/core/tensor/tensor_impl.h"
@@ -21,5 +22,17 @@ struct AutocastState {
 };
 
 AutocastState& autocast_state();
+
+// What an operation inherits beside Op when autocast must not run it, in any dtype. forward() calls check_allowed().
+struct BannedUnderAutocast {
+  virtual std::string_view advice() const = 0;  // what to do instead
+  void check_allowed(std::string_view op) const {
+    check(!autocast_state().on, op, ": not under autocast; ", advice(), "; autocast is on with ",
+          autocast_state().dtype);
+  }
+
+ protected:
+  ~BannedUnderAutocast() = default;
+};
 
 }  // namespace binade
