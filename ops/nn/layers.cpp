@@ -102,6 +102,7 @@ BatchNorm::BatchNorm(std::int64_t channels, BatchNormSettings settings, std::str
 }
 
 Tensor BatchNorm::operator()(const Tensor& x) const {
+  const ModuleScope inside = enter();
   check(x.dim() >= min_dims_ && x.dim() <= max_dims_, name_, ": expected ", min_dims_, " to ", max_dims_,
         " dimensions, got ", x.shape());
   const bool batch_statistics = training() || !running_mean;
