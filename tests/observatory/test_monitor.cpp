@@ -1,0 +1,431 @@
+// The numerics monitor: what it records, the window of loss scales against training gradients rounded to f16 at every
+// scale, dead layers, layers at risk, FP8 recipes.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "binade/core/amp/autocast.h"
+#include "binade/core/amp/numerics_monitor.h"
+#include "binade/core/autograd/module_path.h"
+#include "binade/core/base/random.h"
+#include "binade/core/optim/optimizers.h"
+#include "binade/core/tensor/grad_mode.h"
+#include "binade/ops/nn/nn.h"
+
+namespace {
+
+using namespace binade;
+using amp::NumericsMonitor;
+using amp::TensorKind;
+using amp::TensorRecord;
+
+const TensorRecord* find(const NumericsMonitor& monitor, TensorKind kind, const std::string& label) {
+  for (const TensorRecord& record : monitor.records())
+    if (record.kind == kind && record.label() == label) return &record;
+  return nullptr;
+}
+
+// One parameter whose gradient is what the test likes: d/dw sum(w * g) = g.
+struct Given {
+  Tensor w;
+  explicit Given(std::int64_t n, const std::string& name = "w") : w(zeros({n}, {.requires_grad = true})) {
+    set_name(w, name);
+  }
+  void backward(const std::vector<float>& g, double scale = 1) {
+    w.zero_grad();
+    (sum(w * from_vector(g, {static_cast<std::int64_t>(g.size())})) * scale).backward();
+  }
+};
+
+nn::Sequential deep_sigmoid() {
+  nn::Sequential model;
+  for (int i = 0; i < 4; ++i) {
+    model.push_back(nn::Linear(i == 0 ? 20 : 16, 16));
+    model.push_back(nn::Sigmoid());
+  }
+  model.push_back(nn::Linear(16, 10));
+  return model;
+}
+
+TEST(NumericsMonitor, RecordsEachTensorUnderItsName) {
+  manual_seed(1);
+  const nn::Sequential model = deep_sigmoid();
+  const Tensor x = rand({32, 20}), y = randint(0, 10, {32});
+  NumericsMonitor monitor;
+  Tensor hidden;
+  {
+    const ObserverScope watching(monitor);
+    cross_entropy(model(x), y).backward();
+  }
+  EXPECT_TRUE(monitor.records().empty() || monitor.records()[0].steps == 0);  // nothing before the step's end
+  monitor.step();
+  const auto expect = [&](TensorKind kind, const std::string& label, const Tensor& values) {
+    const TensorRecord* record = find(monitor, kind, label);
+    ASSERT_NE(record, nullptr) << label;
+    EXPECT_EQ(record->steps, 1);
+    const amp::ExponentHistogram h = amp::exponent_histogram(values);
+    EXPECT_EQ(record->all.counts, h.counts) << label;
+    EXPECT_EQ(record->early.counts, h.counts) << label;
+    EXPECT_EQ(record->all.squares, h.squares) << label;
+    EXPECT_EQ(record->amax_high, h.amax) << label;
+  };
+  const NoGrad guard;
+  const nn::NamedTensors parameters = model.named_parameters();
+  const Tensor pre = linear(x, parameters[0].second, parameters[1].second);
+  expect(TensorKind::activation, "0 linear", pre);
+  expect(TensorKind::activation, "1 sigmoid", sigmoid(pre));
+  expect(TensorKind::operand, "0 linear input 0", x);
+  for (const auto& [name, parameter] : parameters) {
+    expect(TensorKind::weight, name, parameter);
+    expect(TensorKind::weight_gradient, name, parameter.grad());
+  }
+  // The gradient of the last layer's output: (softmax - onehot) / batch, and its column sums are the bias's gradient.
+  const TensorRecord* top = find(monitor, TensorKind::activation_gradient, "8 linear");
+  ASSERT_NE(top, nullptr);
+  EXPECT_EQ(top->all.total(), 320);
+  EXPECT_TRUE(top->narrow);
+  const TensorRecord* loss = find(monitor, TensorKind::activation_gradient, "cross_entropy");
+  ASSERT_NE(loss, nullptr);
+  EXPECT_EQ(loss->all.amax, 1);
+  EXPECT_FALSE(loss->narrow);  // stays in FP32 under autocast: says nothing about loss scales
+  EXPECT_EQ(find(monitor, TensorKind::operand, "0 linear input 1"), nullptr);  // a weight
+}
+
+TEST(NumericsMonitor, WeightsAreNotOperandsUnderAutocastEither) {
+  const nn::Linear model(4, 4);
+  NumericsMonitor monitor;
+  const ObserverScope watching(monitor);
+  const amp::Autocast autocast(DType::bf16);
+  sum(model(ones({2, 4}))).backward();
+  monitor.step();
+  EXPECT_NE(find(monitor, TensorKind::operand, "linear input 0"), nullptr);
+  EXPECT_EQ(find(monitor, TensorKind::operand, "linear input 1"), nullptr);
+}
+
+TEST(NumericsMonitor, EveryAndKinds) {
+  Given given(1);
+  NumericsMonitor monitor({.every = 3, .kinds = {TensorKind::weight_gradient}});
+  const ObserverScope watching(monitor);
+  for (int step = 0; step < 7; ++step) {
+    given.backward({static_cast<float>(1 << step)});
+    monitor.step();
+  }
+  EXPECT_EQ(monitor.steps(), 7);
+  EXPECT_EQ(monitor.observed_steps(), 3);
+  ASSERT_EQ(monitor.records().size(), 1U);
+  const TensorRecord& w = monitor.records()[0];
+  EXPECT_EQ(w.steps, 3);
+  EXPECT_EQ(w.all.counts[149], 1);  // steps 0, 3 and 6
+  EXPECT_EQ(w.all.counts[152], 1);
+  EXPECT_EQ(w.all.counts[155], 1);
+  EXPECT_EQ(w.largest_jump, 8);
+  EXPECT_EQ(w.jumps, 2);
+  EXPECT_EQ(w.pairs, 2);
+  EXPECT_THROW(NumericsMonitor({.every = 0}), Error);
+}
+
+TEST(NumericsMonitor, GradientsAreDividedByTheLossScale) {
+  Given given(2);
+  double scale = 65536;
+  NumericsMonitor monitor({.loss_scale = [&] { return scale; }});
+  const ObserverScope watching(monitor);
+  for (; scale > 1; scale /= 256) {
+    given.backward({3, 0x1p-20F}, scale);
+    monitor.step();
+  }
+  const TensorRecord* w = find(monitor, TensorKind::weight_gradient, "w");
+  ASSERT_NE(w, nullptr);
+  EXPECT_EQ(w->steps, 2);
+  EXPECT_EQ(w->all.amax, 3);
+  EXPECT_EQ(w->all.amin, 0x1p-20);
+  EXPECT_EQ(w->largest_jump, 1);
+  const TensorRecord* weight = find(monitor, TensorKind::weight, "w");
+  ASSERT_NE(weight, nullptr);
+  EXPECT_EQ(weight->all.zeros, 4);
+}
+
+TEST(NumericsMonitor, AccumulatedGradientsCountOncePerStep) {
+  Given given(1);
+  NumericsMonitor monitor;
+  const ObserverScope watching(monitor);
+  sum(given.w * 1.0).backward();
+  sum(given.w * 2.0).backward();
+  monitor.step();
+  const TensorRecord* w = find(monitor, TensorKind::weight_gradient, "w");
+  ASSERT_NE(w, nullptr);
+  EXPECT_EQ(w->all.total(), 1);
+  EXPECT_EQ(w->all.amax, 3);
+}
+
+// The window by rounding the gradients of `steps` steps to f16 at each scale.
+struct BruteForce {
+  struct Layer {
+    std::string name;
+    std::vector<std::vector<double>> steps;
+  };
+  std::vector<Layer> layers;
+
+  static std::vector<double> stored(std::vector<double> values, int k) {
+    for (double& x : values) x = std::ldexp(x, k);
+    return from_vector(values, {static_cast<std::int64_t>(values.size())}).to(DType::f16).to_vector<double>();
+  }
+  bool overflows(int k) const {
+    for (const Layer& layer : layers)
+      for (const auto& step : layer.steps)
+        for (const double x : stored(step, k))
+          if (!std::isfinite(x)) return true;
+    return false;
+  }
+  double worst_loss(int k, std::size_t early) const {
+    double worst = 0;
+    for (const Layer& layer : layers) {
+      double lost = 0, norm = 0;
+      for (std::size_t s = 0; s < std::min(early, layer.steps.size()); ++s) {
+        const std::vector<double> kept = stored(layer.steps[s], k);
+        for (std::size_t i = 0; i < kept.size(); ++i) {
+          norm += layer.steps[s][i] * layer.steps[s][i];
+          if (kept[i] == 0) lost += layer.steps[s][i] * layer.steps[s][i];
+        }
+      }
+      if (norm > 0) worst = std::max(worst, lost / norm);
+    }
+    return worst;
+  }
+};
+
+TEST(LossScaleWindow, AgainstRoundingTheGradientsOfATrainingRun) {
+  manual_seed(5);
+  const nn::Sequential model = deep_sigmoid();
+  optim::Adam optimizer(model.parameters(), {.lr = 1e-2});
+  NumericsMonitor monitor({.kinds = {TensorKind::weight_gradient}, .early_steps = 4});
+  BruteForce brute;
+  for (const auto& [name, x] : model.named_parameters()) brute.layers.push_back({name, {}});
+  const ObserverScope watching(monitor);
+  for (int step = 0; step < 12; ++step) {
+    // Batches of 4096, so that the mean makes small gradients; the loss grows, so that the edges move apart.
+    cross_entropy(model(rand({4096, 20})) * (step < 6 ? 1.0 : 60.0), randint(0, 10, {4096})).backward();
+    const nn::NamedTensors parameters = model.named_parameters();
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      brute.layers[i].steps.push_back(parameters[i].second.grad().to_vector<double>());
+    optimizer.step();
+    optimizer.zero_grad();
+    monitor.step();
+  }
+  const auto window = monitor.loss_scale_window();
+  ASSERT_TRUE(window);
+  EXPECT_FALSE(window->empty());
+  EXPECT_FALSE(brute.overflows(window->log2_upper));
+  EXPECT_TRUE(brute.overflows(window->log2_upper + 1));
+  EXPECT_LE(brute.worst_loss(window->log2_lower, 4), 0.01);
+  EXPECT_GT(brute.worst_loss(window->log2_lower - 1, 4), 0.01);
+  EXPECT_TRUE(window->lower_set_by.starts_with("0.")) << window->lower_set_by;
+  // Exact for any share: shares() of the whole run against the same rounding.
+  for (int k = -10; k <= 10; k += 5) {
+    double worst = 0;
+    for (const TensorRecord& record : monitor.records()) worst = std::max(worst, record.all.lost_squared_norm(DType::f16, k));
+    EXPECT_NEAR(worst, brute.worst_loss(k, 12), 1e-9) << k;
+  }
+}
+
+TEST(LossScaleWindow, UpperEdgeIsExactAtTheLastHalf) {
+  const auto upper = [](float g) {
+    Given given(1);
+    NumericsMonitor monitor;
+    const ObserverScope watching(monitor);
+    given.backward({g});
+    monitor.step();
+    return monitor.loss_scale_window()->log2_upper;
+  };
+  EXPECT_EQ(upper(1), 15);        // 65536 overflows
+  EXPECT_EQ(upper(65519), 0);     // rounds to 65504
+  EXPECT_EQ(upper(65520), -1);
+  EXPECT_EQ(upper(0.99F), 16);
+  EXPECT_EQ(upper(0x1.ffep-100F), 114);  // 65520 * 2^-115
+  EXPECT_EQ(upper(0x1.ffdp-100F), 115);
+}
+
+TEST(LossScaleWindow, LowerEdgeFromEarlyStepsUpperFromAll) {
+  Given given(1);
+  NumericsMonitor monitor({.early_steps = 2});
+  const ObserverScope watching(monitor);
+  for (const float g : {1e-3F, 1e-3F, 1e-9F, 30.0F}) {
+    given.backward({g});
+    monitor.step();
+  }
+  const auto window = monitor.loss_scale_window();
+  ASSERT_TRUE(window);
+  EXPECT_EQ(window->log2_upper, 11);   // 30 * 2^11 = 61440
+  EXPECT_EQ(window->log2_lower, -15);  // 1e-3 = 1.024 * 2^-10
+}
+
+TEST(LossScaleWindow, EmptyIsSaid) {
+  Given small(1, "small"), large(1, "large");
+  NumericsMonitor monitor;
+  EXPECT_FALSE(monitor.loss_scale_window());
+  EXPECT_NE(monitor.advice().find("no gradients"), std::string::npos);
+  const ObserverScope watching(monitor);
+  small.backward({0x1p-60F});
+  large.backward({0x1p10F});
+  monitor.step();
+  const auto window = monitor.loss_scale_window();
+  ASSERT_TRUE(window);
+  EXPECT_TRUE(window->empty());
+  EXPECT_EQ(window->lower_set_by, "small");
+  EXPECT_EQ(window->upper_set_by, "large");
+  EXPECT_NE(monitor.advice().find("none is safe"), std::string::npos);
+  EXPECT_TRUE(nlohmann::json::parse(monitor.json())["loss_scale_window"]["empty"].get<bool>());
+}
+
+TEST(DeadLayers, ConsecutiveObservedStepsOfExactZeros) {
+  Given dead(2, "dead"), slow(2, "slow"), back(2, "back");
+  NumericsMonitor monitor({.zero_steps = 5});
+  const ObserverScope watching(monitor);
+  for (int step = 0; step < 12; ++step) {
+    dead.backward({step < 3 ? 1e-8F : 0.0F, 0});
+    slow.backward({step % 5 == 0 ? 1e-8F : 0.0F, 0});  // four zeros at most
+    back.backward({step < 2 || step > 8 ? 1.0F : -0.0F, 0});
+    monitor.step();
+    if (step == 6) {
+      EXPECT_TRUE(monitor.dead_layers().empty() || monitor.dead_layers()[0].name == "back");
+    }
+  }
+  const std::vector<amp::DeadLayer> found = monitor.dead_layers();
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].name, "dead");
+  EXPECT_EQ(found[0].since_step, 3);
+  EXPECT_EQ(found[0].steps, 9);
+  EXPECT_TRUE(found[0].still);
+  EXPECT_EQ(found[1].name, "back");
+  EXPECT_EQ(found[1].since_step, 2);
+  EXPECT_EQ(found[1].steps, 7);
+  EXPECT_FALSE(found[1].still);
+  EXPECT_NE(monitor.advice().find("ALARM: the gradient of dead was exactly zero for 9 observed steps since step 3 and still is"),
+            std::string::npos)
+      << monitor.advice();
+}
+
+TEST(LayersAtRisk, ByTheShareOfTheSquaredNorm) {
+  // Squares 1 : x below 2^-25: the share lost is known.
+  Given fine(2, "fine"), some(2, "some"), most(2, "most");
+  NumericsMonitor monitor;
+  const ObserverScope watching(monitor);
+  const float kept = 0x1p-24F, lost = 0x1.8p-26F;  // lost^2 / kept^2 = 9/64
+  fine.backward({kept, lost});                     // 9 / 73 = 12 %
+  some.backward({kept, 0});
+  some.w.set_grad({});
+  some.w = zeros({3}, {.requires_grad = true});
+  set_name(some.w, "some");
+  some.backward({kept, lost, lost});  // 18 / 82 = 22 %
+  most.backward({lost, lost});
+  monitor.step();
+  const std::vector<amp::LayerAtRisk> risks = monitor.layers_at_risk();
+  ASSERT_EQ(risks.size(), 2U);
+  EXPECT_EQ(risks[0].label, "most");
+  EXPECT_EQ(risks[0].lost_share, 1);
+  EXPECT_TRUE(risks[0].severe());
+  EXPECT_EQ(risks[1].label, "some");
+  EXPECT_FALSE(risks[1].severe());
+}
+
+// A linear layer fed with inputs of the given size in each step.
+std::optional<amp::Fp8Advice> recipe_for(const std::function<Tensor(int step)>& input) {
+  manual_seed(9);
+  nn::Sequential model(nn::Linear(64, 32));
+  NumericsMonitor monitor;
+  const ObserverScope watching(monitor);
+  for (int step = 0; step < 20; ++step) {
+    model.zero_grad();
+    sum(model(input(step)) * rand({16, 32})).backward();
+    monitor.step();
+  }
+  return monitor.fp8_recipe();
+}
+
+TEST(Fp8Recipe, StableIsDelayed) {
+  const auto advice = recipe_for([](int) { return randn({16, 64}); });
+  ASSERT_TRUE(advice);
+  EXPECT_EQ(advice->recipe, amp::Fp8Recipe::delayed) << advice->reason;
+}
+TEST(Fp8Recipe, JumpingIsCurrent) {
+  const auto advice = recipe_for([](int step) { return randn({16, 64}) * (step % 3 == 2 ? 50.0 : 1.0); });
+  ASSERT_TRUE(advice);
+  EXPECT_EQ(advice->recipe, amp::Fp8Recipe::current) << advice->reason;
+  EXPECT_NE(advice->reason.find("0 linear input 0"), std::string::npos) << advice->reason;
+}
+TEST(Fp8Recipe, WideIsBlock) {
+  const auto advice = recipe_for([](int) {
+    Tensor x = randn({16, 64});
+    x.set(7, 1e7);  // one outlier: with it at 448, E4M3 keeps nothing below 22
+    return x;
+  });
+  ASSERT_TRUE(advice);
+  EXPECT_EQ(advice->recipe, amp::Fp8Recipe::block) << advice->reason;
+  EXPECT_NE(advice->reason.find("0 linear input 0"), std::string::npos) << advice->reason;
+}
+TEST(Fp8Recipe, NothingWithoutMatrixProducts) {
+  Given given(1);
+  NumericsMonitor monitor;
+  const ObserverScope watching(monitor);
+  given.backward({1});
+  monitor.step();
+  EXPECT_FALSE(monitor.fp8_recipe());
+}
+
+TEST(Fp8Error, CurrentAndDelayedScales) {
+  Tensor w = zeros({2, 2}, {.requires_grad = true});
+  set_name(w, "w");
+  NumericsMonitor monitor({.kinds = {TensorKind::weight}});
+  const ObserverScope watching(monitor);
+  const auto step = [&](const std::vector<float>& values) {
+    {
+      const NoGrad guard;
+      w.copy_(from_vector(values, {2, 2}));
+    }
+    w.zero_grad();
+    sum(w * w).backward();
+    monitor.step();
+  };
+  step({448, 1.0625F, 0, 0x1p-11F});  // scale 1: 1.0625 is stored as 1 (a tie, to even), 2^-11 as 0
+  const TensorRecord* record = find(monitor, TensorKind::weight, "w");
+  ASSERT_NE(record, nullptr);
+  EXPECT_EQ(record->current.mean_squared_error(), (0.0625 * 0.0625 + 0x1p-22) / 4);
+  EXPECT_EQ(record->current.zeros, 1);
+  EXPECT_EQ(record->delayed.values, 0);  // no step before
+  step({896, 2, 4, 8});  // twice as large: at the last step's scale 896 is clamped to 448
+  record = find(monitor, TensorKind::weight, "w");
+  EXPECT_EQ(record->current.saturated, 0);
+  EXPECT_EQ(record->delayed.saturated, 1);
+  EXPECT_EQ(record->delayed.squared_error, 448.0 * 448.0);
+  EXPECT_EQ(record->scale_inv_low(), 1);
+  EXPECT_EQ(record->scale_inv_high(), 2);
+}
+
+TEST(NumericsMonitor, JsonHoldsTheRecords) {
+  manual_seed(2);
+  const nn::Sequential model = deep_sigmoid();
+  NumericsMonitor monitor;
+  const ObserverScope watching(monitor);
+  cross_entropy(model(rand({8, 20})), randint(0, 10, {8})).backward();
+  monitor.step();
+  const auto json = nlohmann::json::parse(monitor.json());
+  EXPECT_EQ(json["steps"], 1);
+  EXPECT_EQ(json["observed_steps"], 1);
+  EXPECT_EQ(json["advice"], monitor.advice());
+  EXPECT_EQ(json["loss_scale_window"]["log2_upper"], monitor.loss_scale_window()->log2_upper);
+  EXPECT_EQ(json["fp8"]["recipe"], std::string(name(monitor.fp8_recipe()->recipe)));
+  ASSERT_EQ(json["tensors"].size(), monitor.records().size());
+  for (std::size_t i = 0; i < monitor.records().size(); ++i) {
+    const TensorRecord& record = monitor.records()[i];
+    const auto& tensor = json["tensors"][i];
+    EXPECT_EQ(tensor["name"], record.name);
+    EXPECT_EQ(tensor["amax"], record.all.amax);
+    std::int64_t counted = 0;
+    for (const auto& count : tensor["histogram"]["counts"]) counted += count.get<std::int64_t>();
+    EXPECT_EQ(counted, record.all.nonzero());
+    EXPECT_EQ(tensor["formats"]["f16"]["to_zero"], record.all.shares(DType::f16).to_zero);
+    EXPECT_EQ(tensor.contains("fp8"), record.fp8);
+  }
+}
+
+}  // namespace
