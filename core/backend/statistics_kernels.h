@@ -17,7 +17,7 @@ inline constexpr int histogram_zeros = binade_count, histogram_infs = binade_cou
 inline KernelSlot<void(TensorView x, double factor, TensorView counts, TensorView squares, TensorView extremes)>
     exponent_histogram{"exponent_histogram"};
 
-// summary f64 [3]: number of infinities, number of NaNs, largest finite |x|.
+// summary f64 [4]: number of values +inf, -inf, NaN; largest finite |x|.
 inline KernelSlot<void(TensorView x, TensorView summary)> finite_summary{"finite_summary"};
 
 // What storing x in `format` costs when it is scaled first, saturating at the format's largest value, and scaled back:

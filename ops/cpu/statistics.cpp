@@ -77,7 +77,7 @@ void exponent_histogram(TensorView x, double factor, TensorView counts, TensorVi
 }
 
 struct Finite {
-  std::int64_t infs = 0, nans = 0;
+  std::int64_t positive = 0, negative = 0, nans = 0;
   double largest = 0;
 };
 
@@ -88,25 +88,29 @@ void finite_summary_in(const TensorView& x, const TensorView& summary) {
   constexpr Bits infinity = std::bit_cast<Bits>(std::numeric_limits<C>::infinity());
   Finite total;
   for (const Finite& part : per_chunk<C, Finite>(x, [](const C* values, std::int64_t count, Finite& f) {
-         Bits infs = 0, nans = 0, largest = 0;  // magnitudes order as integers
+         Bits positive = 0, negative = 0, nans = 0, largest = 0;  // magnitudes order as integers
          for (std::int64_t i = 0; i < count; ++i) {
-           const Bits magnitude = std::bit_cast<Bits>(values[i]) & ~sign;
-           infs += magnitude == infinity;
+           const Bits bits = std::bit_cast<Bits>(values[i]), magnitude = bits & ~sign;
+           positive += bits == infinity;
+           negative += bits == (infinity | sign);
            nans += magnitude > infinity;
            largest = std::max(largest, magnitude < infinity ? magnitude : 0);
          }
-         f.infs += static_cast<std::int64_t>(infs);
+         f.positive += static_cast<std::int64_t>(positive);
+         f.negative += static_cast<std::int64_t>(negative);
          f.nans += static_cast<std::int64_t>(nans);
          f.largest = std::max(f.largest, static_cast<double>(std::bit_cast<C>(largest)));
        })) {
-    total.infs += part.infs;
+    total.positive += part.positive;
+    total.negative += part.negative;
     total.nans += part.nans;
     total.largest = std::max(total.largest, part.largest);
   }
   double* out = summary.as<double>();
-  out[0] = static_cast<double>(total.infs);
-  out[1] = static_cast<double>(total.nans);
-  out[2] = total.largest;
+  out[0] = static_cast<double>(total.positive);
+  out[1] = static_cast<double>(total.negative);
+  out[2] = static_cast<double>(total.nans);
+  out[3] = total.largest;
 }
 void finite_summary(TensorView x, TensorView summary) {
   x.dtype == DType::f64 ? finite_summary_in<double>(x, summary) : finite_summary_in<float>(x, summary);
