@@ -2,6 +2,9 @@
 #pragma once
 #include "binade/core/amp/autocast.h"
 #include "binade/core/amp/grad_scaler.h"
+#include "binade/core/amp/numerics_monitor.h"
+#include "binade/core/amp/post_mortem.h"
+#include "binade/core/amp/shadow_execution.h"
 #include "binade/core/autograd/checkpoint.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/core/backend/memory.h"

@@ -85,9 +85,13 @@ void NumericsMonitor::on_forward_call(const ForwardCall& call) {
   }
   const std::string operation(call.op->name());
   const bool low = call.op->precision() == Precision::low;
+  // What FP16 autocast computes in FP16; a loss per row, of fewer dimensions than its input, is FP32.
+  const bool as_input = call.op->precision() == Precision::as_is && call.output.dim() > 0 &&
+                        call.seen[0] && call.output.dim() == call.seen[0].dim();
+  if (low || as_input) narrow_.insert(operation);
   if (wants(TensorKind::activation) && is_floating(call.output.dtype())) {
     TensorRecord& seen = record(TensorKind::activation, module_path(), operation);
-    seen.narrow = low || call.op->precision() == Precision::as_is;
+    seen.narrow = narrow_.contains(operation);
     look(seen, call.output, 1, false);
   }
   if (!low || !wants(TensorKind::operand)) return;
@@ -103,9 +107,8 @@ void NumericsMonitor::on_forward_call(const ForwardCall& call) {
 void NumericsMonitor::on_backward(const Op& op, const Tensor& dy) {
   if (!wants(TensorKind::activation_gradient) || views_.contains(op.name())) return;
   TensorRecord& seen = record(TensorKind::activation_gradient, module_path(), op.name());
-  const bool low = op.precision() == Precision::low;
-  seen.narrow = low || (op.precision() == Precision::as_is && dy.dim() > 0);
-  seen.fp8 = low;
+  seen.narrow = narrow_.contains(op.name());
+  seen.fp8 = op.precision() == Precision::low;
   look(seen, dy, gradient_factor(), false);
 }
 

@@ -73,7 +73,8 @@ class NumericsMonitor final : public Observer {
   std::map<Key, std::size_t> index_;
   std::map<std::size_t, Seen> present_;  // by index of the record
   std::map<std::size_t, double> last_amax_;
-  std::set<std::string, std::less<>> views_;  // operations that only look at their input's memory
+  std::set<std::string, std::less<>> views_;   // operations that only look at their input's memory
+  std::set<std::string, std::less<>> narrow_;  // operations whose result FP16 autocast leaves in FP16
 };
 
 }  // namespace binade::amp

@@ -84,6 +84,17 @@ TEST(ExponentHistogram, AgainstALoop) {
     }
 }
 
+TEST(ExponentHistogram, ExtremesWhereverTheyLie) {
+  for (const std::int64_t at : {0, 70000, 199999}) {
+    Tensor x = ones({200000});
+    x.set(at, 0x1p-140);
+    x.set((at + 100000) % 200000, -0x1p100);
+    const ExponentHistogram h = exponent_histogram(x);
+    EXPECT_EQ(h.amin, 0x1p-140) << at;
+    EXPECT_EQ(h.amax, 0x1p100) << at;
+  }
+}
+
 TEST(ExponentHistogram, StridedAndBroadcast) {
   for (const DType dtype : dtypes) {
     const Tensor x = all_sorts({90, 7, 300}, dtype);

@@ -71,6 +71,34 @@ TEST(NumericsMonitor, RecordsEachTensorUnderItsName) {
   EXPECT_EQ(find(monitor, TensorKind::operand, "0 linear input 1"), nullptr);  // a weight
 }
 
+TEST(NumericsMonitor, NarrowIsWhatAutocastLeavesInFloat16) {
+  manual_seed(1);
+  struct Dtypes final : Observer {  // in an autocast run
+    std::map<std::string, DType> seen;
+    void on_forward(const OpPtr& op, Inputs, const Tensor& y) override {
+      seen[module_path() + std::string(op->name())] = y.dtype();
+    }
+  } dtypes;
+  nn::Sequential model(nn::Linear(4, 8), nn::ReLU(), nn::Dropout(0.5), nn::LayerNorm(8), nn::Linear(8, 3));
+  NumericsMonitor monitor;
+  const auto run_once = [&] { sum(cross_entropy(model(randn({6, 4})), randint(0, 3, {6}), {.reduction = Reduction::none})).backward(); };
+  {
+    const ObserverScope watching(monitor);
+    run_once();
+    monitor.step();
+  }
+  const amp::Autocast autocast(DType::f16);
+  const ObserverScope watching(dtypes);
+  run_once();
+  int checked = 0;
+  for (const TensorRecord& record : monitor.records()) {
+    if (record.kind != TensorKind::activation && record.kind != TensorKind::activation_gradient) continue;
+    EXPECT_EQ(record.narrow, dtypes.seen.at(record.name + record.operation) == DType::f16) << record.label();
+    ++checked;
+  }
+  EXPECT_EQ(checked, 14);  // seven operations, forward and backward
+}
+
 TEST(NumericsMonitor, WeightsAreNotOperandsUnderAutocastEither) {
   const nn::Linear model(4, 4);
   NumericsMonitor monitor;
@@ -85,11 +113,14 @@ TEST(NumericsMonitor, WeightsAreNotOperandsUnderAutocastEither) {
 TEST(NumericsMonitor, EveryAndKinds) {
   Given given(1);
   NumericsMonitor monitor({.every = 3, .kinds = {TensorKind::weight_gradient}});
-  const ObserverScope watching(monitor);
+  NumericsMonitor forward({.every = 3, .kinds = {TensorKind::activation}});
+  const ObserverScope watching(monitor), watching_forward(forward);
   for (int step = 0; step < 7; ++step) {
     given.backward({static_cast<float>(1 << step)});
     monitor.step();
+    forward.step();
   }
+  EXPECT_EQ(find(forward, TensorKind::activation, "sum")->all.total(), 3);
   EXPECT_EQ(monitor.steps(), 7);
   EXPECT_EQ(monitor.observed_steps(), 3);
   ASSERT_EQ(monitor.records().size(), 1U);

@@ -248,7 +248,13 @@ TEST(PostMortem, StopInBackwardLeavesTheEngineClean) {
   }
   Tensor again = w;
   again.zero_grad();
+  int final_gradients = 0;
+  again.register_hook([&](const Tensor&) {
+    ++final_gradients;
+    return Tensor();
+  });
   sum(w * 2.0).backward();
+  EXPECT_EQ(final_gradients, 1);
   EXPECT_EQ(w.grad().to_vector<float>(), (std::vector<float>{2, 2}));
 }
 
