@@ -58,6 +58,7 @@ struct BatchNorm : Op {  // inputs x, weight, bias
           ": training needs more than one value per channel, got x ", in[0].shape());
     return spec;
   }
+  bool changes_state() const override { return options.training && running_mean; }
   // running = (1 - momentum) running + momentum new
   static void update_running(const Tensor& running, const Tensor& value, double momentum, double factor) {
     kernel::add_into(running, running, -momentum);

@@ -18,12 +18,12 @@ namespace {
 
 bool sole_owner(const Tensor& x) { return x.shared_impl().use_count() == 1 && x.impl()->storage.use_count() == 1; }
 
-// sum += gradient, where `sum` may be undefined or shared with others.
-void add_to_node(Tensor& sum, const Tensor& gradient, DType dtype) {
+// sum += gradient, where `sum` may be undefined or shared with others. Returns the gradient in `dtype`.
+Tensor add_to_node(Tensor& sum, const Tensor& gradient, DType dtype) {
   const Tensor g = cast_values(gradient, dtype);
   if (!sum) {
     sum = g;
-    return;
+    return g;
   }
   if (!sole_owner(sum) || !sum.is_contiguous()) {
     Tensor fresh = empty(sum.spec(), sum.device());
@@ -31,6 +31,7 @@ void add_to_node(Tensor& sum, const Tensor& gradient, DType dtype) {
     sum = fresh;
   }
   kernel::add_into(g, sum, 1);
+  return g;
 }
 
 // The leaf's gradient as a place to write: its memory from the last step where there is one.
@@ -90,14 +91,19 @@ class Pass {
             gradient.shape(), " for input ", i, " of shape ", edge.input.shape);
       if (edge.leaf) {
         add_to_leaf(*edge.leaf, gradient);
+        if (observed_) note(i, cast_values(gradient, edge.leaf->dtype), false);
       } else {
-        add_to_node(edge.node->grad, gradient, edge.node->output.dtype);
+        note(i, add_to_node(edge.node->grad, gradient, edge.node->output.dtype), false);
       }
     }
     Target target(std::size_t i) override {
       const Edge& edge = node_.edges.at(i);
       // A kernel writes f32, or its operands' dtype; a 16-bit leaf may be neither.
-      if (edge.leaf && edge.leaf->dtype != DType::f16 && edge.leaf->dtype != DType::bf16) return leaf_target(*edge.leaf);
+      if (edge.leaf && edge.leaf->dtype != DType::f16 && edge.leaf->dtype != DType::bf16) {
+        const Target target = leaf_target(*edge.leaf);
+        note(i, target.tensor, target.accumulate);
+        return target;
+      }
       // A view of a parameter delivers to it: its gradient must not pass through autocast's 16 bits either.
       const bool view_of_leaf = edge.node && edge.node->edges.size() == 1 && edge.node->edges[0].leaf &&
                                 edge.node->op->precision() == Precision::as_is;
@@ -105,12 +111,23 @@ class Pass {
       pending_.emplace_back(i, fresh);
       return {fresh, false};
     }
-    void finish() {
+    void finish(const Tensor& dy) {
       for (const auto& [i, gradient] : pending_) put(i, gradient);
+      if (observed_) [[unlikely]] tell(dy);
     }
 
    private:
+    void note(std::size_t i, const Tensor& gradient, bool accumulated) {
+      if (observed_) [[unlikely]] delivered_.push_back({i, gradient, accumulated});
+    }
+    void tell(const Tensor& dy) const {
+      const BackwardCall call{*node_.op, dy, delivered_, node_.sequence};
+      for (Observer* observer : detail::observers()) observer->on_gradients(call);
+    }
+
     const Node& node_;
+    const bool observed_ = !detail::observers().empty();
+    std::vector<DeliveredGradient> delivered_;
     std::vector<std::pair<std::size_t, Tensor>> pending_;
   };
 
@@ -138,6 +155,7 @@ class Pass {
   }
 
   void step(Node& node) {
+    const ModuleScope inside(node.module.get());
     Tensor dy = std::move(node.grad);
     node.grad = {};
     if (dy) {
@@ -146,10 +164,10 @@ class Pass {
       for (Observer* observer : detail::observers()) observer->on_backward(*node.op, dy);
       Delivery delivery(node);
       node.op->backward(node.saved, dy, delivery);
-      delivery.finish();
+      delivery.finish(dy);
     }
     for (const Edge& edge : node.edges)
-      if (edge.leaf && --edge.leaf->pending_uses == 0) leaf_done(*edge.leaf);
+      if (edge.leaf && --edge.leaf->pending_uses == 0) leaf_done(edge.leaf);
     if (!retain_) {
       node.freed = true;
       node.saved.clear();
@@ -157,10 +175,11 @@ class Pass {
     }
   }
 
-  static void leaf_done(TensorImpl& leaf) {
-    if (!leaf.grad || leaf.grad_stale) return;
-    for (const auto& hook : leaf.hooks)
-      if (Tensor replaced = hook(leaf.grad)) leaf.grad = replaced;
+  static void leaf_done(const std::shared_ptr<TensorImpl>& leaf) {
+    if (!leaf->grad || leaf->grad_stale) return;
+    for (const auto& hook : leaf->hooks)
+      if (Tensor replaced = hook(leaf->grad)) leaf->grad = replaced;
+    for (Observer* observer : detail::observers()) observer->on_leaf_gradient(Tensor(leaf));
   }
 
   bool retain_;

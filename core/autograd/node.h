@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "binade/core/autograd/module_path.h"
 #include "binade/core/autograd/op.h"
 #include "binade/core/tensor/tensor_impl.h"
 
@@ -18,6 +19,7 @@ struct Edge {  // where the gradient of one input goes; neither is set where non
 
 struct Node {
   OpPtr op;
+  PathPtr module;  // that it ran in
   Saved saved;
   std::vector<Edge> edges;
   Spec output;

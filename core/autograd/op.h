@@ -63,6 +63,8 @@ struct Op {
   virtual bool promotes(std::size_t /*input*/) const { return true; }
   // Whether the result is recorded though no input requires gradients (checkpoint: parameters are captured).
   virtual bool always_recorded() const { return false; }
+  // Whether forward changes more than its result (running statistics), so that it must not run a second time.
+  virtual bool changes_state() const { return false; }
   virtual Tensor reference(Inputs in) const = 0;  // f64 in, f64 out, plain loops: the meaning of the operation
 };
 using OpPtr = std::shared_ptr<const Op>;

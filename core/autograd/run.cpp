@@ -97,18 +97,23 @@ Tensor run(OpPtr op, Tensors given) {
   cast_inputs(*op, seen);
   Saved saved(op->name());
   Tensor out = op->forward(seen, saved);
+  std::uint64_t sequence = 0;
   if (record && is_arithmetic_float(out.dtype())) {
     auto node = std::make_shared<Node>();
     node->saved = std::move(saved);
     node->edges = make_edges(given, seen);
     node->output = out.spec();
     node->device = out.device();
-    node->sequence = next_sequence.fetch_add(1, std::memory_order_relaxed);
+    node->sequence = sequence = next_sequence.fetch_add(1, std::memory_order_relaxed);
     node->op = op;
+    node->module = current_module();
     out.impl()->producer = std::move(node);
     out.impl()->requires_grad = true;
   }
-  for (Observer* observer : observer_list) observer->on_forward(op, seen, out);
+  if (!observer_list.empty()) [[unlikely]] {
+    const ForwardCall call{op, given, seen, out, sequence};
+    for (Observer* observer : observer_list) observer->on_forward_call(call);
+  }
   return out;
 }
 

@@ -9,7 +9,8 @@
 
 namespace binade {
 
-struct Node;  // core/autograd/node.h
+struct Node;      // core/autograd/node.h
+struct PathName;  // core/autograd/module_path.h
 
 struct Storage {  // memory shared by a tensor and its views; returned to its allocator at the end
   std::byte* data = nullptr;
@@ -34,6 +35,7 @@ struct TensorImpl {
   Tensor grad;                     // leaves only
   bool grad_stale = false;         // zero_grad() was called: the next accumulation overwrites
   std::vector<std::function<Tensor(const Tensor&)>> hooks;
+  std::shared_ptr<const PathName> name;  // a parameter's place in its model
   std::int64_t pending_uses = 0;  // backward's count of contributions still to come (leaves)
 };
 

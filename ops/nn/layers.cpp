@@ -42,6 +42,7 @@ Linear::Linear(std::int64_t in, std::int64_t out, LinearOptions options) : activ
 }
 
 Tensor Linear::operator()(const Tensor& x) const {
+  const ModuleScope inside = enter();
   const LinearPrecision& precision = *linear_precision();
   if (!precision.fp8 || !amp::autocast_enabled()) return linear(x, weight, bias, activation);
   return fp8_linear(x, weight, bias,
@@ -116,6 +117,7 @@ BatchNorm::BatchNorm(std::int64_t channels, BatchNormSettings settings, std::str
 }
 
 Tensor BatchNorm::operator()(const Tensor& x) const {
+  const ModuleScope inside = enter();
   check(x.dim() >= min_dims_ && x.dim() <= max_dims_, name_, ": expected ", min_dims_, " to ", max_dims_,
         " dimensions, got ", x.shape());
   const bool batch_statistics = training() || !running_mean;

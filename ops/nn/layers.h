@@ -27,7 +27,10 @@ struct Conv2d : Module {  // x [batch, in, h, w]
   Conv2d(std::int64_t in, std::int64_t out, Pair kernel, Conv2dSettings settings = {});
   Conv2d(std::int64_t in, std::int64_t out, std::int64_t kernel, Conv2dSettings settings = {})
       : Conv2d(in, out, Pair{kernel, kernel}, settings) {}
-  Tensor operator()(const Tensor& x) const { return conv2d(x, weight, bias, options); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return conv2d(x, weight, bias, options);
+  }
   Tensor weight, bias;  // [out, in / groups, kernel..], [out] or undefined
   Conv2dOptions options;
 };
@@ -38,7 +41,10 @@ struct Conv1dSettings {
 };
 struct Conv1d : Module {  // x [batch, in, time]
   Conv1d(std::int64_t in, std::int64_t out, std::int64_t kernel, Conv1dSettings settings = {});
-  Tensor operator()(const Tensor& x) const { return conv1d(x, weight, bias, options); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return conv1d(x, weight, bias, options);
+  }
   Tensor weight, bias;
   Conv1dOptions options;
 };
@@ -50,14 +56,20 @@ struct LayerNormOptions {
 struct LayerNorm : Module {  // over the last dims, `shape`
   explicit LayerNorm(const Shape& shape, LayerNormOptions options = {});
   explicit LayerNorm(std::int64_t n, LayerNormOptions options = {}) : LayerNorm(Shape{n}, options) {}
-  Tensor operator()(const Tensor& x) const { return layer_norm(x, weight, bias, eps); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return layer_norm(x, weight, bias, eps);
+  }
   Tensor weight, bias;
   double eps;
 };
 
 struct RMSNorm : Module {  // over the last dim
   explicit RMSNorm(std::int64_t n, double epsilon = 1e-6);
-  Tensor operator()(const Tensor& x) const { return rms_norm(x, weight, eps); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return rms_norm(x, weight, eps);
+  }
   Tensor weight;
   double eps;
 };
@@ -68,7 +80,10 @@ struct GroupNormOptions {
 };
 struct GroupNorm : Module {  // x [batch, channels, ..]
   GroupNorm(std::int64_t group_count, std::int64_t channels, GroupNormOptions options = {});
-  Tensor operator()(const Tensor& x) const { return group_norm(x, groups, weight, bias, eps); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return group_norm(x, groups, weight, bias, eps);
+  }
   Tensor weight, bias;
   std::int64_t groups;
   double eps;
@@ -99,55 +114,88 @@ struct BatchNorm2d : BatchNorm {  // [batch, channels, h, w]
 
 struct Embedding : Module {  // indices [..] -> [.., n]; starts as N(0, 1)
   Embedding(std::int64_t rows, std::int64_t n);
-  Tensor operator()(const Tensor& indices) const { return embedding(weight, indices); }
+  Tensor operator()(const Tensor& indices) const {
+    const ModuleScope inside = enter();
+    return embedding(weight, indices);
+  }
   Tensor weight;  // [rows, n]
 };
 
 struct Dropout : Module {
   explicit Dropout(double probability = 0.5);
-  Tensor operator()(const Tensor& x) const { return p == 0 ? x : dropout(x, p, training()); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return p == 0 ? x : dropout(x, p, training());
+  }
   double p;
 };
 
 struct Flatten : Module {
   explicit Flatten(std::int64_t first = 1, std::int64_t last = -1) : start(first), end(last) {}
-  Tensor operator()(const Tensor& x) const { return x.flatten(start, end); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return x.flatten(start, end);
+  }
   std::int64_t start, end;
 };
 
 struct ReLU : Module {
-  Tensor operator()(const Tensor& x) const { return relu(x); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return relu(x);
+  }
 };
 struct LeakyReLU : Module {
   explicit LeakyReLU(double slope = 0.01) : negative_slope(slope) {}
-  Tensor operator()(const Tensor& x) const { return leaky_relu(x, negative_slope); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return leaky_relu(x, negative_slope);
+  }
   double negative_slope;
 };
 struct GELU : Module {
   explicit GELU(Gelu form = Gelu::erf) : approximate(form) {}
-  Tensor operator()(const Tensor& x) const { return gelu(x, approximate); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return gelu(x, approximate);
+  }
   Gelu approximate;
 };
 struct SiLU : Module {
-  Tensor operator()(const Tensor& x) const { return silu(x); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return silu(x);
+  }
 };
 struct Tanh : Module {
-  Tensor operator()(const Tensor& x) const { return tanh(x); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return tanh(x);
+  }
 };
 struct Sigmoid : Module {
-  Tensor operator()(const Tensor& x) const { return sigmoid(x); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return sigmoid(x);
+  }
 };
 
 struct MaxPool2d : Module {
   explicit MaxPool2d(Pool2dOptions settings) : options(settings) {}
   explicit MaxPool2d(std::int64_t kernel) : options{.kernel = {kernel, kernel}} {}
-  Tensor operator()(const Tensor& x) const { return max_pool2d(x, options); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return max_pool2d(x, options);
+  }
   Pool2dOptions options;
 };
 struct AvgPool2d : Module {
   explicit AvgPool2d(Pool2dOptions settings) : options(settings) {}
   explicit AvgPool2d(std::int64_t kernel) : options{.kernel = {kernel, kernel}} {}
-  Tensor operator()(const Tensor& x) const { return avg_pool2d(x, options); }
+  Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
+    return avg_pool2d(x, options);
+  }
   Pool2dOptions options;
 };
 

@@ -14,6 +14,7 @@ struct Module::State {
   std::vector<std::pair<std::string, Module>> children;
   std::shared_ptr<LinearPrecision> linear_precision;
   bool training = true;
+  std::shared_ptr<PathName> place = std::make_shared<PathName>();
 };
 
 namespace {
@@ -59,6 +60,7 @@ void Module::check_name(const std::string& name) const {
 void Module::add_child(const std::string& name, const Module& module) {
   check_name(name);
   check(module.state_ != state_, "module: cannot be its own child: \"", name, "\"");
+  module.state_->place->set(name, state_->place);
   state_->children.emplace_back(name, module);
 }
 
@@ -69,6 +71,11 @@ Tensor Module::add_parameter(const std::string& name, Tensor x) {
         x.dtype());
   check(x.is_leaf(), "module: parameter \"", name, "\" is the result of a recorded operation");
   x.requires_grad_();
+  if (!x.impl()->name || x.impl()->name->parent.expired()) {
+    const auto place = std::make_shared<PathName>();
+    place->set(name, state_->place);
+    x.impl()->name = place;
+  }
   state_->parameters.emplace_back(name, x);
   return x;
 }
@@ -161,6 +168,9 @@ void Module::train(bool on) {
   state_->training = on;
   for (auto& [name, child] : state_->children) child.train(on);
 }
+
+ModuleScope Module::enter() const { return ModuleScope(state_->place.get()); }
+std::string Module::path() const { return path_of(state_->place); }
 
 bool Module::training() const { return state_->training; }
 

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "binade/core/autograd/module_path.h"
 #include "binade/core/tensor/tensor.h"
 
 namespace binade::nn {
@@ -41,6 +42,11 @@ class Module {
   void train(bool on = true);  // this module and everything below it
   void eval() { train(false); }
   bool training() const;
+
+  // Operations until the end of the returned scope belong to this module: `const ModuleScope inside = enter();` at the
+  // start of operator(). The library's modules do it; without it an operation belongs to the module around.
+  [[nodiscard]] ModuleScope enter() const;
+  std::string path() const;  // "h.0.attn" within the first module it was added to; empty for a root
 
   // In place: optimizers made before stay valid. Gradients are dropped.
   void to(Device device);

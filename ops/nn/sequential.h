@@ -26,6 +26,7 @@ class Sequential : public Module {
   }
   std::size_t size() const { return layers_.size(); }
   Tensor operator()(const Tensor& x) const {
+    const ModuleScope inside = enter();
     Tensor y = x;
     for (const auto& layer : layers_) y = layer(y);
     return y;

@@ -21,6 +21,7 @@ MultiHeadAttention::MultiHeadAttention(std::int64_t channels, std::int64_t head_
 }
 
 Tensor MultiHeadAttention::operator()(const Tensor& x) const {
+  const ModuleScope inside = enter();
   const double p = training() ? dropout_p : 0;
   const Tensor y = proj(packed_self_attention(qkv(x), heads, {.is_causal = causal, .scale = {}, .dropout = p}));
   return p == 0 ? y : dropout(y, p);
@@ -32,6 +33,7 @@ MLP::MLP(std::int64_t channels, std::int64_t hidden, MLPSettings settings)
       proj(add("proj", Linear(hidden, channels, {.bias = settings.bias}))) {}
 
 Tensor MLP::operator()(const Tensor& x) const {
+  const ModuleScope inside = enter();
   const Tensor y = proj(fc(x));
   return dropout_p == 0 ? y : dropout(y, dropout_p, training());
 }
@@ -43,6 +45,7 @@ TransformerBlock::TransformerBlock(std::int64_t channels, std::int64_t heads, At
       mlp(add("mlp", MLP(channels, 4 * channels, {.dropout = settings.dropout, .bias = settings.bias}))) {}
 
 Tensor TransformerBlock::operator()(const Tensor& x) const {
+  const ModuleScope inside = enter();
   const Tensor y = x + attn(ln_1(x));
   return y + mlp(ln_2(y));
 }
@@ -73,6 +76,7 @@ GPT::GPT(const GPTConfig& settings)
 }
 
 Tensor GPT::hidden(const Tensor& tokens) const {
+  const ModuleScope inside = enter();
   check(tokens.defined() && tokens.dim() == 2, "GPT: tokens must be [batch, time], got ",
         tokens ? to_text(tokens.shape()) : "an undefined tensor");
   const std::int64_t time = tokens.size(1);
@@ -84,9 +88,13 @@ Tensor GPT::hidden(const Tensor& tokens) const {
   return ln_f(x);
 }
 
-Tensor GPT::forward(const Tensor& tokens) const { return linear(hidden(tokens), wte.weight); }
+Tensor GPT::forward(const Tensor& tokens) const {
+  const ModuleScope inside = enter();
+  return linear(hidden(tokens), wte.weight);
+}
 
 Tensor GPT::loss(const Tensor& tokens, const Tensor& targets) const {
+  const ModuleScope inside = enter();
   check(targets.defined() && targets.shape() == tokens.shape(), "GPT: loss: targets must have the shape of tokens ",
         tokens.shape(), ", got ", targets ? to_text(targets.shape()) : "an undefined tensor");
   return cross_entropy(forward(tokens), targets);
