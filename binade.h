@@ -15,5 +15,6 @@
 #include "binade/core/optim/optimizers.h"
 #include "binade/core/optim/schedule.h"
 #include "binade/core/tensor/tensor.h"
+#include "binade/ops/compare/report.h"
 #include "binade/ops/nn/nn.h"
 #include "binade/ops/ops.h"

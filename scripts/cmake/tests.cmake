@@ -10,6 +10,7 @@ file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/results)
 # Links what test code may use; the paths let a test find golden files and the example programs.
 function(binade_test_code target)
   binade_own_code(${target})
+  binade_light_code(${target})
   target_link_libraries(${target} PRIVATE
     binade nlohmann_json::nlohmann_json fmt::fmt ZLIB::ZLIB OpenMP::OpenMP_CXX Threads::Threads)
   target_compile_definitions(${target} PRIVATE
