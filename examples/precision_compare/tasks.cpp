@@ -1,5 +1,6 @@
 #include "precision_compare/tasks.h"
 
+#include <cmath>
 #include <memory>
 
 #include "common/batches.h"
@@ -36,16 +37,25 @@ data::TensorDataset first_samples(const data::TensorDataset& set, std::int64_t c
   return data::TensorDataset(set.inputs().narrow(0, 0, count), set.targets().narrow(0, 0, count));
 }
 
+data::TrainTest standardised(const data::TrainTest& sets) {
+  const double center = mean(sets.train.inputs()).item<double>();
+  const double deviation = std::sqrt(var(sets.train.inputs()).item<double>());
+  const auto moved = [&](const data::TensorDataset& set) {
+    return data::TensorDataset((set.inputs() - center) / deviation, set.targets());
+  };
+  return {moved(sets.train), moved(sets.test)};
+}
+
 }  // namespace
 
 TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, Device device) {
-  const data::TrainTest sets = data::fashion_mnist();
+  const data::TrainTest sets = shape.standardised ? standardised(data::fashion_mnist()) : data::fashion_mnist();
   require_batch(batch, sets.train.size());
   const data::TensorDataset validation = first_samples(sets.test, shape.validation_images);
   return [=](std::uint64_t seed) {
     manual_seed(seed);
     const Mlp model(sets.train.inputs().size(1), shape, 10);
-    Task task{.model = model, .training_loss = {}, .validation_loss = {}, .items_per_step = batch};
+    Task task{.model = model, .items_per_step = batch};
     task.model.to(device);
     const auto batches = std::make_shared<Batches>(
         sets.train, data::LoaderOptions{.batch_size = batch, .shuffle = true, .drop_last = true, .seed = seed, .device = device});
@@ -69,7 +79,7 @@ TaskFactory gpt_task(const std::string& size, std::int64_t batch, Device device)
                          .n_layer = shape.layers,
                          .n_head = shape.heads,
                          .n_embd = shape.width});
-    Task task{.model = model, .training_loss = {}, .validation_loss = {}, .items_per_step = batch * shape.context};
+    Task task{.model = model, .items_per_step = batch * shape.context};
     task.model.to(device);
     const auto batches = std::make_shared<Batches>(
         text.train(shape.context), data::LoaderOptions{.batch_size = batch, .shuffle = true, .seed = seed, .device = device});
@@ -86,7 +96,7 @@ TaskFactory gpt_task(const std::string& size, std::int64_t batch, Device device)
 const std::vector<Case>& cases() {
   static const std::vector<Case> list = [] {
     const auto deep = [](std::size_t layers, bool sigmoid) {
-      return MlpShape{std::vector<std::int64_t>(layers, 128), sigmoid, 2048};
+      return MlpShape{std::vector<std::int64_t>(layers, 128), sigmoid, 2048, true};
     };
     return std::vector<Case>{
         {"A", "5 sigmoid layers, decay in the gradient: FP16 collapses without loss scaling, matches FP32 with it",
@@ -96,7 +106,7 @@ const std::vector<Case>& cases() {
         {"C", "as A without decay: FP16 without loss scaling is only late", deep(5, true), 512, 400, 5, 1e-3, 0,
          "fp32,fp16-noscale,fp16"},
         {"bf16", "small updates: BF16 without FP32 master weights stagnates, stochastic rounding does not",
-         MlpShape{{256, 256}, false, 2048}, 128, 1000, 3, 1e-4, 0, "fp32,bf16,bf16-pure,bf16-sr"},
+         MlpShape{{256, 256}, false, 2048, true}, 128, 1000, 3, 1e-4, 0, "fp32,bf16,bf16-pure,bf16-sr"},
         {"fp8", "5 ReLU layers: FP8 with scaling matches FP32", deep(5, false), 512, 250, 3, 1e-3, 0,
          "fp32,fp8-unscaled,fp8-current,fp8-delayed,mxfp8"},
         {"fp8-deep", "9 ReLU layers, batch 1024: FP8 without scaling loses the gradients", deep(9, false), 1024, 200, 3,

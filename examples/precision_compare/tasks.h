@@ -12,9 +12,10 @@ namespace example {
 using binade::compare::TaskFactory;
 
 struct MlpShape {
-  std::vector<std::int64_t> hidden;
+  std::vector<std::int64_t> hidden = {};
   bool sigmoid = false;                 // else ReLU
   std::int64_t validation_images = 0;  // the first so many test images; 0: all
+  bool standardised = false;            // pixels with mean 0 and deviation 1 instead of [0, 1]
 };
 TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, binade::Device device);
 TaskFactory gpt_task(const std::string& size, std::int64_t batch, binade::Device device);

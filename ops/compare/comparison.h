@@ -24,16 +24,16 @@ namespace binade::compare {
 // ---- what is compared
 
 struct Task {
-  nn::Module model;                        // what is trained
-  std::function<Tensor()> training_loss;   // forward on the next batch: a scalar; called under the mode's autocast
-  std::function<double()> validation_loss;  // mean over held-out data; called under the same autocast and NoGrad
+  nn::Module model = {};                   // what is trained
+  std::function<Tensor()> training_loss = {};   // forward on the next batch: a scalar; called under the mode's autocast
+  std::function<double()> validation_loss = {};  // mean over held-out data; called under the same autocast and NoGrad
   std::int64_t items_per_step = 1;         // in `unit`s
 };
 // Builds a task from a seed alone: the same weights and batches, in the same order, each time.
 using TaskFactory = std::function<Task(std::uint64_t seed)>;
 
 struct Progress {  // after each step of each run
-  std::string mode;
+  std::string mode = "";
   std::uint64_t seed = 0;
   std::int64_t run = 0, runs = 0;    // counted from 0
   std::int64_t step = 0, steps = 0;  // counted from 0
@@ -53,13 +53,14 @@ struct Options {
   // what any change of rounding does to this run: the noise a verdict has to see through.
   bool twins = true;
   bool observe = true;  // numerics of the first FP32 run: what FP16 and FP8 would lose; costs a few observed steps
-  std::string model = "model", size, unit = "samples", device;  // names, for the report
+  std::string model = "model", size = "", unit = "samples", device = "";  // names, for the report
   std::int64_t batch = 0;                                       // for the report
   // Both have defaults: AdamW with weight decay 0.01, and the cosine above.
-  std::function<std::unique_ptr<optim::Optimizer>(const Tensors& params, const Mode& mode)> optimizer;
-  std::function<double(std::int64_t step)> lr_at;
-  std::function<void(const Progress&)> on_step;
-  std::function<bool()> stop;  // asked after every step; true ends the comparison with what it has
+  std::function<std::unique_ptr<optim::Optimizer>(const Tensors& params, const Mode& mode)> optimizer = {};
+  std::function<double(std::int64_t step)> lr_at = {};
+  std::function<void(const Progress&)> on_step = {};
+  std::function<void(const std::string& text)> on_numerics = {};  // once, after the first FP32 run
+  std::function<bool()> stop = {};  // asked after every step; true ends the comparison with what it has
 };
 
 // ---- what came out
@@ -104,15 +105,15 @@ struct ModeResult {
 };
 
 struct Comparison {
-  std::string model, size, unit, device;
+  std::string model = "", size = "", unit = "", device = "";
   std::int64_t steps = 0, batch = 0, seeds = 0;
   double lr = 0;
   bool interrupted = false;
-  std::vector<ModeResult> modes;  // in the order asked for
-  std::vector<SeedRun> twins;     // FP32 twins, by seed
+  std::vector<ModeResult> modes = {};  // in the order asked for
+  std::vector<SeedRun> twins = {};     // FP32 twins, by seed
   double seed_spread = NAN;       // standard deviation of FP32's final training loss over seeds
-  std::string numerics;           // JSON of the observatory, or empty
-  std::string numerics_text;      // its advice
+  std::string numerics = {};           // JSON of the observatory, or empty
+  std::string numerics_text = {};      // its advice
 
   const ModeResult* reference() const;  // fp32, or null
 };

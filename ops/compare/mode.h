@@ -11,13 +11,13 @@
 namespace binade::compare {
 
 struct Mode {
-  std::string name;
+  std::string name = "";
   DType autocast = DType::f32;    // f32: off
   bool loss_scaling = false;      // dynamic
   bool tf32 = false;              // FP32 matrix products from TF32 operands
   DType parameters = DType::f32;  // bf16: stored so, without FP32 master weights
   bool stochastic_rounding = false;
-  std::optional<amp::Fp8Recipe> fp8;  // linear layers, but the first and the last
+  std::optional<amp::Fp8Recipe> fp8 = {};  // linear layers, but the first and the last
   double static_scale = 0;            // a fixed loss scale instead of dynamic scaling; 0: none
 };
 

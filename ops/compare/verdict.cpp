@@ -77,7 +77,11 @@ Verdict judge(const ModeResult& mode, const ModeResult& reference, std::span<con
   if (&mode == &reference) return {Label::reference, "what the others are compared with", 0, NAN};
   if (seeds.empty()) return {Label::inconclusive, "no seed ran to its end here and in fp32", NAN, NAN};
   const double gained = improvement(reference);
-  if (!(gained > 0)) return {Label::inconclusive, "fp32 itself did not improve, so there is nothing to compare", NAN, NAN};
+  const double first = reference.seeds.front().train_loss.empty() ? NAN : reference.seeds.front().train_loss.front();
+  if (!(gained > 0.05 * std::abs(first)))
+    return {Label::inconclusive,
+            fmt::format("fp32 itself hardly improved (by {:.3g} from {:.3g}): there is nothing to compare", gained, first),
+            NAN, NAN};
 
   const std::vector<double> r = relative(seeds, gained);
   const auto n = static_cast<double>(r.size());
