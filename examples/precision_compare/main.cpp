@@ -80,7 +80,7 @@ std::pair<TaskFactory, compare::Options> chosen(const Options& o, Device device)
   options.batch = o.batch ? o.batch : gpt ? gpt_size(o.size).batch : 128;
   options.lr = o.lr > 0 ? o.lr : gpt ? gpt_size(o.size).lr : 2e-3;
   const std::int64_t hidden = o.size == "tiny" ? 64 : 256;
-  return {gpt ? gpt_task(o.size, options.batch, device) : mlp_task({.hidden = {hidden}}, options.batch, device),
+  return {gpt ? gpt_task(o.size, options.batch, device) : mlp_task({.hidden = {hidden, hidden}}, options.batch, device),
           std::move(options)};
 }
 

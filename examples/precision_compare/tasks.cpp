@@ -49,6 +49,7 @@ data::TrainTest standardised(const data::TrainTest& sets) {
 }  // namespace
 
 TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, Device device) {
+  const MemoryTagScope tag(MemoryTag::data);
   const data::TrainTest sets = shape.standardised ? standardised(data::fashion_mnist()) : data::fashion_mnist();
   require_batch(batch, sets.train.size());
   const data::TensorDataset validation = first_samples(sets.test, shape.validation_images);

@@ -21,8 +21,8 @@ struct Mode {
   double static_scale = 0;            // a fixed loss scale instead of dynamic scaling; 0: none
 };
 
-// fp32 tf32 bf16 fp16 fp16-noscale bf16-pure bf16-sr fp8-delayed fp8-current mxfp8; also fp16-static-K with a whole
-// number K: FP16 with the fixed loss scale 2^K. Throws Error that lists the names.
+// fp32 tf32 bf16 fp16 fp16-noscale bf16-pure bf16-sr fp8-delayed fp8-current mxfp8; also fp8-unscaled
+// (all scales 1), and fp16-static-K with a whole number K: FP16 with the fixed loss scale 2^K. Throws Error that lists the names.
 Mode mode(std::string_view name);
 // A comma-separated list, or "all" for the ten; each mode once.
 std::vector<Mode> modes(std::string_view list);
