@@ -156,11 +156,12 @@ TEST(Runner, BadOptions) {
   o.lr = NAN;
   expect_error([&] { run(regression(), o); }, "compare: lr must be positive, got nan");
   expect_error([] { mode("fp17"); }, "unknown precision 'fp17', expected fp32, tf32, bf16");
-  expect_error([] { modes("fp32,bf16,fp32"); }, "'fp32' is listed twice");
+  expect_error([] { modes("fp32,bf16,fp32"); }, "precision 'fp32' is listed twice");
   expect_error([] { modes(""); }, "no precision given");
   expect_error([] { mode("fp16-static-1e3"); }, "unknown precision 'fp16-static-1e3'");
   EXPECT_EQ(mode("fp16-static--3").static_scale, 0.125);
-  expect_error([&] { run([](std::uint64_t) { return Task{}; }, quick("fp32")); }, "the task needs training_loss");
+  expect_error([&] { run([](std::uint64_t) { return Task{}; }, quick("fp32")); },
+               "compare: the task needs training_loss");
 }
 
 TEST(Report, JsonHasTheDocumentedFields) {
