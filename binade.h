@@ -21,6 +21,7 @@
 #include "binade/core/optim/schedule.h"
 #include "binade/core/tensor/tensor.h"
 #include "binade/ops/fp8_linear.h"
+#include "binade/ops/compare/report.h"
 #include "binade/ops/nn/nn.h"
 #include "binade/ops/ops.h"
 #include "binade/ops/precision_table.h"

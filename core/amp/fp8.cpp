@@ -2,6 +2,15 @@
 
 namespace binade::amp {
 
+std::string_view name(Fp8Scaling scaling) {
+  switch (scaling) {
+    case Fp8Scaling::delayed: return "delayed";
+    case Fp8Scaling::current: return "current";
+    case Fp8Scaling::block: return "block";
+  }
+  return "?";
+}
+
 void check_recipe(const Fp8Recipe& recipe) {
   check(recipe.amax_history > 0, "Fp8Recipe: amax_history must be positive, got ", recipe.amax_history);
   check(recipe.interval > 0, "Fp8Recipe: interval must be positive, got ", recipe.interval);

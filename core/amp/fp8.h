@@ -2,6 +2,7 @@
 // gradient of the result is E5M2 (largest 57344); products are summed in FP32.
 #pragma once
 #include <cstdint>
+#include <string_view>
 
 #include "binade/core/tensor/tensor.h"
 
@@ -12,6 +13,7 @@ enum class Fp8Scaling {
   current,  // one scale per tensor from its own amax: one more pass over the values
   block,    // one power of two per 32 values along the summed dimension: OCP Microscaling (MX) v1.0
 };
+std::string_view name(Fp8Scaling scaling);  // "delayed"
 enum class Fp8Amax { max, most_recent };  // of the history
 
 struct Fp8Recipe {

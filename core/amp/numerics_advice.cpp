@@ -70,15 +70,6 @@ std::vector<LayerAtRisk> layers_at_risk(std::span<const TensorRecord> records) {
   return out;
 }
 
-std::string_view name(Fp8Recipe recipe) {
-  switch (recipe) {
-    case Fp8Recipe::delayed: return "delayed";
-    case Fp8Recipe::current: return "current";
-    case Fp8Recipe::block: return "block";
-  }
-  return "?";
-}
-
 std::optional<Fp8Advice> fp8_recipe(std::span<const TensorRecord> records) {
   const TensorRecord *widest = nullptr, *jumpiest = nullptr;
   double most_lost = 0, most_jumps = 0, jump = 1, amax_low = 0, amax_high = 0;
@@ -102,17 +93,17 @@ std::optional<Fp8Advice> fp8_recipe(std::span<const TensorRecord> records) {
   }
   if (!widest) return {};
   if (most_lost > 0.01)
-    return Fp8Advice{Fp8Recipe::block,
+    return Fp8Advice{Fp8Scaling::block,
                      fmt::format("{} ({}) spans {} binades, {} holds {:.0f}: with one scale {:.1f} % of its values become "
                                  "zero, so every block needs its own",
                                  widest->label(), name(widest->kind), widest->all.range_without(0.001),
                                  name(widest->fp8_format), FormatRange(widest->fp8_format).width(), 100 * most_lost)};
   if (most_jumps > 0.05)
-    return Fp8Advice{Fp8Recipe::current,
+    return Fp8Advice{Fp8Scaling::current,
                      fmt::format("amax of {} ({}) changes by more than 2x in {:.0f} % of the steps, at most {:.1f}x: the "
                                  "last steps do not tell the next one's scale",
                                  jumpiest->label(), name(jumpiest->kind), 100 * most_jumps, jumpiest->largest_jump)};
-  return Fp8Advice{Fp8Recipe::delayed,
+  return Fp8Advice{Fp8Scaling::delayed,
                    fmt::format("amax is stable from step to step (largest change {:.1f}x) and no tensor is wider than its "
                                "format; between tensors it spans {:.0f} binades, so each needs its own scale",
                                jump, std::log2(amax_high) - std::log2(amax_low))};

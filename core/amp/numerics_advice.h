@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "binade/core/amp/fp8.h"
 #include "binade/core/amp/numerics_record.h"
 
 namespace binade::amp {
@@ -34,10 +35,8 @@ struct LayerAtRisk {
 };
 std::vector<LayerAtRisk> layers_at_risk(std::span<const TensorRecord> records);  // worst first
 
-enum class Fp8Recipe { delayed, current, block };
-std::string_view name(Fp8Recipe recipe);
 struct Fp8Advice {
-  Fp8Recipe recipe;
+  Fp8Scaling recipe;
   std::string reason;
 };
 // block: of one tensor, over 1 % of the values are lost to zero though its largest fits the format; current: some

@@ -1,81 +1,71 @@
-// The two tasks of the comparison: an MLP on Fashion-MNIST and a GPT on the King James text.
+#include "precision_compare/tasks.h"
+
+#include <cmath>
+#include <memory>
+
 #include "common/batches.h"
 #include "common/models.h"
-#include "precision_compare/comparison.h"
+#include "common/program.h"
 
 namespace example {
 
 using namespace binade;
+using compare::Task;
 
 namespace {
 
-class MlpTask : public Task {
- public:
-  MlpTask(std::uint64_t seed, std::int64_t hidden, std::int64_t batch, Device device, const data::TrainTest& sets)
-      : batch_(batch),
-        device_(device),
-        test_(sets.test),
-        model_(nn::Linear(sets.train.inputs().size(1), hidden), nn::ReLU(), nn::Linear(hidden, 10)),
-        batches_(sets.train, {.batch_size = batch, .shuffle = true, .drop_last = true, .seed = seed, .device = device}) {
-    model_.to(device);
-  }
-  std::string unit() const override { return "images"; }
-  std::int64_t items_per_step() const override { return batch_; }
-  Tensors parameters() const override { return model_.parameters(); }
-  Tensor training_loss() override {
-    const auto& [images, labels] = batches_.next();
-    return cross_entropy(model_(images), labels);
-  }
-  double validation_loss() override { return evaluate(model_, test_, device_).loss; }
+struct Mlp : nn::Module {
+  std::vector<nn::Linear> layers;
+  bool sigmoid;
 
- private:
-  std::int64_t batch_;
-  Device device_;
-  data::TensorDataset test_;
-  nn::Sequential model_;
-  Batches batches_;
+  Mlp(std::int64_t in, const MlpShape& shape, std::int64_t out) : sigmoid(shape.sigmoid) {
+    std::vector<std::int64_t> widths = shape.hidden;
+    widths.push_back(out);
+    for (const std::int64_t width : widths) {
+      layers.push_back(add(std::to_string(layers.size()), nn::Linear(in, width)));
+      in = width;
+    }
+  }
+  Tensor operator()(Tensor x) const {
+    for (std::size_t i = 0; i + 1 < layers.size(); ++i) x = sigmoid ? binade::sigmoid(layers[i](x)) : relu(layers[i](x));
+    return layers.back()(x);
+  }
 };
 
-class GptTask : public Task {
- public:
-  GptTask(std::uint64_t seed, const GptSize& size, std::int64_t batch, Device device, const data::TextDataset& text)
-      : batch_(batch),
-        context_(size.context),
-        validation_(text.validation(size.context)),
-        model_({.vocab_size = text.vocab_size(),
-                .block_size = size.context,
-                .n_layer = size.layers,
-                .n_head = size.heads,
-                .n_embd = size.width}),
-        batches_(text.train(size.context), {.batch_size = batch, .shuffle = true, .seed = seed, .device = device}) {
-    model_.to(device);
-  }
-  std::string unit() const override { return "tokens"; }
-  std::int64_t items_per_step() const override { return batch_ * context_; }
-  Tensors parameters() const override { return model_.parameters(); }
-  Tensor training_loss() override {
-    const auto& [tokens, targets] = batches_.next();
-    return model_.loss(tokens, targets);
-  }
-  double validation_loss() override { return example::validation_loss(model_, validation_, batch_, 20); }
+data::TensorDataset first_samples(const data::TensorDataset& set, std::int64_t count) {
+  if (count == 0 || count >= set.size()) return set;
+  return data::TensorDataset(set.inputs().narrow(0, 0, count), set.targets().narrow(0, 0, count));
+}
 
- private:
-  std::int64_t batch_, context_;
-  data::TextWindows validation_;
-  nn::GPT model_;
-  Batches batches_;
-};
+data::TrainTest standardised(const data::TrainTest& sets) {
+  const double center = mean(sets.train.inputs()).item<double>();
+  const double deviation = std::sqrt(var(sets.train.inputs()).item<double>());
+  const auto moved = [&](const data::TensorDataset& set) {
+    return data::TensorDataset((set.inputs() - center) / deviation, set.targets());
+  };
+  return {moved(sets.train), moved(sets.test)};
+}
 
 }  // namespace
 
-TaskFactory mlp_task(const std::string& size, std::int64_t batch, Device device) {
-  require(size == "tiny" || size == "small", "--size: unknown size '", size, "', expected tiny or small");
-  const std::int64_t hidden = size == "tiny" ? 64 : 256;
-  const data::TrainTest sets = data::fashion_mnist();
+TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, Device device) {
+  const MemoryTagScope tag(MemoryTag::data);
+  const data::TrainTest sets = shape.standardised ? standardised(data::fashion_mnist()) : data::fashion_mnist();
   require_batch(batch, sets.train.size());
+  const data::TensorDataset validation = first_samples(sets.test, shape.validation_images);
   return [=](std::uint64_t seed) {
     manual_seed(seed);
-    return std::make_unique<MlpTask>(seed, hidden, batch, device, sets);
+    const Mlp model(sets.train.inputs().size(1), shape, 10);
+    Task task{.model = model, .items_per_step = batch};
+    task.model.to(device);
+    const auto batches = std::make_shared<Batches>(
+        sets.train, data::LoaderOptions{.batch_size = batch, .shuffle = true, .drop_last = true, .seed = seed, .device = device});
+    task.training_loss = [=] {
+      const auto& [images, labels] = batches->next();
+      return cross_entropy(model(images), labels);
+    };
+    task.validation_loss = [=] { return evaluate(model, validation, device).loss; };
+    return task;
   };
 }
 
@@ -85,8 +75,78 @@ TaskFactory gpt_task(const std::string& size, std::int64_t batch, Device device)
   require_batch(batch, text.train(shape.context).size());
   return [=](std::uint64_t seed) {
     manual_seed(seed);
-    return std::make_unique<GptTask>(seed, shape, batch, device, text);
+    const nn::GPT model({.vocab_size = text.vocab_size(),
+                         .block_size = shape.context,
+                         .n_layer = shape.layers,
+                         .n_head = shape.heads,
+                         .n_embd = shape.width});
+    Task task{.model = model, .items_per_step = batch * shape.context};
+    task.model.to(device);
+    const auto batches = std::make_shared<Batches>(
+        text.train(shape.context), data::LoaderOptions{.batch_size = batch, .shuffle = true, .seed = seed, .device = device});
+    task.training_loss = [=] {
+      const auto& [tokens, targets] = batches->next();
+      return model.loss(tokens, targets);
+    };
+    const auto validation = text.validation(shape.context);
+    task.validation_loss = [=] { return validation_loss(model, validation, batch, 20); };
+    return task;
   };
+}
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> list = [] {
+    const auto deep = [](std::size_t layers, bool sigmoid) {
+      return MlpShape{std::vector<std::int64_t>(layers, 128), sigmoid, 2048, true};
+    };
+    return std::vector<Case>{
+        {"A", "5 sigmoid layers, decay in the gradient: FP16 collapses without loss scaling, matches FP32 with it",
+         deep(5, true), 512, 400, 5, 1e-3, 1e-4, "fp32,fp16-noscale,fp16"},
+        {"B", "13 ReLU layers: FP16 collapses without loss scaling; dynamic scaling against a fixed 2^12",
+         deep(13, false), 1024, 250, 3, 1e-3, 1e-5, "fp32,fp16-noscale,fp16,fp16-static-12"},
+        {"C", "as A without decay: FP16 without loss scaling is only late", deep(5, true), 512, 400, 5, 1e-3, 0,
+         "fp32,fp16-noscale,fp16"},
+        {"bf16", "small updates: BF16 without FP32 master weights stagnates, stochastic rounding does not",
+         MlpShape{{256, 256}, false, 2048, true}, 128, 1000, 3, 1e-4, 0, "fp32,bf16,bf16-pure,bf16-sr"},
+        {"fp8", "5 ReLU layers: FP8 with scaling matches FP32", deep(5, false), 512, 250, 3, 1e-3, 0,
+         "fp32,fp8-unscaled,fp8-current,fp8-delayed,mxfp8"},
+        {"fp8-deep", "9 ReLU layers, batch 1024: FP8 without scaling loses the gradients", deep(9, false), 1024, 200, 3,
+         1e-3, 1e-5, "fp32,fp8-unscaled,fp8-current,fp8-delayed,mxfp8"},
+        {"window", "as A with little decay: which fixed loss scales train", deep(5, true), 512, 400, 3, 1e-3, 1e-5,
+         "fp32,fp16-static-0,fp16-static-2,fp16-static-4,fp16-static-12,fp16-static-20,fp16-static-22"},
+    };
+  }();
+  return list;
+}
+
+const Case& find_case(const std::string& name) {
+  std::string names;
+  for (const Case& c : cases()) {
+    if (c.name == name) return c;
+    names += (names.empty() ? "" : ", ") + c.name;
+  }
+  throw UsageError("--case: unknown case '" + name + "', expected " + names);
+}
+
+compare::Options case_options(const Case& c) {
+  compare::Options o;
+  o.modes = compare::modes(c.modes);
+  o.seeds = c.seeds;
+  o.steps = c.steps;
+  o.lr = c.lr;
+  o.clip_norm = 0;
+  o.lr_at = [lr = c.lr](std::int64_t) { return lr; };
+  o.optimizer = [lr = c.lr, decay = c.weight_decay](const Tensors& params, const compare::Mode& mode) {
+    return std::make_unique<optim::Adam>(
+        params, optim::AdamOptions{.lr = lr,
+                                   .weight_decay = decay,
+                                   .master_weights = mode.parameters == DType::f32,
+                                   .stochastic_rounding = mode.stochastic_rounding});
+  };
+  o.model = "mlp";
+  o.size = "case " + c.name;
+  o.batch = c.batch;
+  return o;
 }
 
 }  // namespace example

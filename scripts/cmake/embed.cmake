@@ -1,4 +1,4 @@
-# binade_embed(out symbol file): writes `out`, a C++ file that defines `const char* const example::symbol[]`, the text of
+# binade_embed(out symbol file): writes `out`, a C++ file that defines `const char* const binade::compare::symbol[]`, the text of
 # `file` in pieces (compilers limit one literal), ended by a null pointer.
 function(binade_embed out symbol file)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
@@ -13,10 +13,10 @@ function(binade_embed out symbol file)
     math(EXPR at "${at} + 24000")
   endwhile()
   binade_write(${out} "// ${symbol}, written by CMake.
-namespace example {
+namespace binade::compare {
 extern const char* const ${symbol}[];
 const char* const ${symbol}[] = {
 ${pieces}    nullptr};
-}  // namespace example
+}  // namespace binade::compare
 ")
 endfunction()

@@ -10,6 +10,7 @@ file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/results)
 # Links what test code may use; the paths let a test find golden files and the example programs.
 function(binade_test_code target)
   binade_own_code(${target})
+  binade_light_code(${target})
   target_link_libraries(${target} PRIVATE
     binade nlohmann_json::nlohmann_json fmt::fmt ZLIB::ZLIB OpenMP::OpenMP_CXX Threads::Threads)
   target_compile_definitions(${target} PRIVATE
@@ -27,7 +28,7 @@ list(REMOVE_DUPLICATES folders)
 list(REMOVE_ITEM folders bench golden fuzz install device_sim)
 
 foreach(folder IN LISTS folders)
-  if(folder STREQUAL "examples" AND NOT BINADE_BUILD_EXAMPLES)
+  if(folder MATCHES "^(examples|evidence)$" AND NOT BINADE_BUILD_EXAMPLES)
     continue()
   endif()
   file(GLOB files CONFIGURE_DEPENDS tests/${folder}/*.cpp)
@@ -43,7 +44,11 @@ foreach(folder IN LISTS folders)
     COMMAND test_${folder} --gtest_output=json:${PROJECT_BINARY_DIR}/results/${folder}.json
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${folder} PROPERTIES LABELS ${folder} TIMEOUT 1200 ENVIRONMENT "${test_environment}")
-  if(folder MATCHES "^(train|examples)$")
+  if(folder STREQUAL "evidence")  # the built-in cases of precision_compare
+    target_sources(test_evidence PRIVATE ${PROJECT_SOURCE_DIR}/examples/precision_compare/tasks.cpp)
+    target_link_libraries(test_evidence PRIVATE examples_common)
+  endif()
+  if(folder MATCHES "^(train|examples|evidence)$")
     set_tests_properties(${folder} PROPERTIES PROCESSORS 2)
   endif()
   if(folder STREQUAL "examples")

@@ -233,28 +233,28 @@ std::optional<amp::Fp8Advice> recipe_for(const std::function<Tensor(int step)>& 
   return monitor.fp8_recipe();
 }
 
-TEST(Fp8Recipe, StableIsDelayed) {
+TEST(Fp8Advice, StableIsDelayed) {
   const auto advice = recipe_for([](int) { return randn({16, 64}); });
   ASSERT_TRUE(advice);
-  EXPECT_EQ(advice->recipe, amp::Fp8Recipe::delayed) << advice->reason;
+  EXPECT_EQ(advice->recipe, amp::Fp8Scaling::delayed) << advice->reason;
 }
-TEST(Fp8Recipe, JumpingIsCurrent) {
+TEST(Fp8Advice, JumpingIsCurrent) {
   const auto advice = recipe_for([](int step) { return randn({16, 64}) * (step % 3 == 2 ? 50.0 : 1.0); });
   ASSERT_TRUE(advice);
-  EXPECT_EQ(advice->recipe, amp::Fp8Recipe::current) << advice->reason;
+  EXPECT_EQ(advice->recipe, amp::Fp8Scaling::current) << advice->reason;
   EXPECT_NE(advice->reason.find("0 linear input 0"), std::string::npos) << advice->reason;
 }
-TEST(Fp8Recipe, WideIsBlock) {
+TEST(Fp8Advice, WideIsBlock) {
   const auto advice = recipe_for([](int) {
     Tensor x = randn({16, 64});
     x.set(7, 1e7);  // one outlier: with it at 448, E4M3 keeps nothing below 22
     return x;
   });
   ASSERT_TRUE(advice);
-  EXPECT_EQ(advice->recipe, amp::Fp8Recipe::block) << advice->reason;
+  EXPECT_EQ(advice->recipe, amp::Fp8Scaling::block) << advice->reason;
   EXPECT_NE(advice->reason.find("0 linear input 0"), std::string::npos) << advice->reason;
 }
-TEST(Fp8Recipe, NothingWithoutMatrixProducts) {
+TEST(Fp8Advice, NothingWithoutMatrixProducts) {
   Given given(1);
   NumericsMonitor monitor;
   const ObserverScope watching(monitor);

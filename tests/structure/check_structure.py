@@ -46,20 +46,22 @@ def may_include(source, target):
         return in_core or b == "ops"
     if a == "ops/nn":
         return in_core or b in ("ops", "ops/nn")
+    if a == "ops/compare":
+        return in_core or b in ("ops", "ops/nn", "ops/compare")
     if a in ("ops/cpu", "cuda"):
         return in_core or target in ("ops/formulas.h", "ops/formulas_inl.h") or b == a
     if a == "distributed":
         return in_core or b == "distributed"
     if a == "umbrella":
-        return in_core or b in ("ops", "ops/nn", "distributed")
+        return in_core or b in ("ops", "ops/nn", "ops/compare", "distributed")
     if a == "examples":
-        return in_core or b in ("umbrella", "ops", "ops/nn", "distributed", "examples")
+        return in_core or b in ("umbrella", "ops", "ops/nn", "ops/compare", "distributed", "examples")
     return True  # tests may include everything
 
 
 def is_public_header(path):
     return path.endswith(".h") and (path == "binade.h" or path.startswith(("core/", "distributed/"))
-                                    or room_of(path) in ("ops", "ops/nn"))
+                                    or room_of(path) in ("ops", "ops/nn", "ops/compare"))
 
 
 def files_below(root):
@@ -155,6 +157,7 @@ GOOD_TREE = {
     "ops/formulas.h": "#if defined(__CUDACC__)\n#endif\n",
     "ops/norm.cpp": '#include "binade/ops/ops.h"\n#include "binade/ops/formulas.h"\n',
     "ops/nn/linear.h": '#include "binade/ops/ops.h"\n',
+    "ops/compare/comparison.h": '#include "binade/ops/nn/linear.h"\n',
     "ops/cpu/norm.cpp": '#include <hwy/highway.h>\n#include "binade/ops/formulas.h"\n#include "binade/ops/cpu/simd.h"\n',
     "ops/cpu/simd.h": "#include <hwy/highway.h>\n",
     "distributed/bucket.h": '#include "binade/core/tensor/tensor.h"\n',
@@ -173,6 +176,7 @@ PLANTED = [
     ("direction", "ops/loss.cpp", '#include "binade/ops/nn/linear.h"\n'),
     ("direction", "ops/loss.cpp", '#include "binade/ops/cpu/simd.h"\n'),
     ("direction", "ops/nn/conv.h", '#include "binade/ops/cpu/simd.h"\n'),
+    ("direction", "ops/nn/linear.cpp", '#include "binade/ops/compare/comparison.h"\n'),
     ("direction", "ops/cpu/loss.cpp", '#include "binade/ops/ops.h"\n'),
     ("direction", "cuda/kernels/norm.cu", '#include "binade/ops/cpu/simd.h"\n'),
     ("direction", "distributed/launch.cpp", '#include "binade/ops/ops.h"\n'),
