@@ -83,6 +83,7 @@ void NumericsMonitor::on_forward_call(const ForwardCall& call) {
     views_.emplace(call.op->name());
     return;
   }
+  saw_float16_ = saw_float16_ || call.output.dtype() == DType::f16;
   const std::string operation(call.op->name());
   const bool low = call.op->precision() == Precision::low;
   // What FP16 autocast computes in FP16; a loss per row, of fewer dimensions than its input, is FP32.

@@ -38,6 +38,8 @@ class NumericsMonitor final : public Observer {
   void step();  // ends a training step: its statistics join the records
   std::int64_t steps() const { return step_; }
   std::int64_t observed_steps() const { return observed_; }
+  // Whether results were FP16 already: what they had lost is in no record, and the window's lower edge may be too low.
+  bool saw_float16() const { return saw_float16_; }
 
   // One for each tensor and kind, in order of appearance. Parameters need a name: those of modules have one,
   // set_name() gives one to others. Operations are told apart by module and name.
@@ -69,6 +71,7 @@ class NumericsMonitor final : public Observer {
 
   MonitorOptions options_;
   std::int64_t step_ = 0, observed_ = 0;
+  bool saw_float16_ = false;
   std::vector<TensorRecord> records_;
   std::map<Key, std::size_t> index_;
   std::map<std::size_t, Seen> present_;  // by index of the record

@@ -63,20 +63,24 @@ json record_json(const TensorRecord& record) {
   return out;
 }
 
-std::string window_text(const std::optional<LossScaleWindow>& window) {
+std::string window_text(const std::optional<LossScaleWindow>& window, bool saw_float16) {
   if (!window) return "FP16 loss scales: no gradients were observed.\n";
   const std::string who = fmt::format("lower edge 2^{} set by {}, upper 2^{} by {}", window->log2_lower,
                                       window->lower_set_by, window->log2_upper, window->upper_set_by);
   if (window->empty()) return "FP16 loss scales: none is safe (" + who + "): use BF16, or keep the two apart in FP32.\n";
+  const bool unscaled = window->log2_lower <= 0 && window->log2_upper >= 0;
   return fmt::format("FP16 loss scales: 2^{} to 2^{} are safe ({}).{}\n", window->log2_lower, window->log2_upper, who,
-                     window->log2_lower <= 0 && window->log2_upper >= 0 ? " FP16 would do without scaling." : "");
+                     saw_float16 ? " Seen in an FP16 run: what it had lost before does not count, the lower edge may be "
+                                   "too low. Observe an FP32 run."
+                     : unscaled  ? " FP16 would do without scaling."
+                                 : "");
 }
 
 }  // namespace
 
 std::string NumericsMonitor::advice() const {
   std::string text = fmt::format("Observed {} of {} steps, {} tensors.\n", observed_, step_, records_.size());
-  text += window_text(loss_scale_window());
+  text += window_text(loss_scale_window(), saw_float16_);
   for (const DeadLayer& layer : dead_layers())
     text += fmt::format("ALARM: the gradient of {} was exactly zero for {} observed steps since step {}{}.\n", layer.name,
                         layer.steps, layer.since_step, layer.still ? " and still is" : "");
@@ -95,7 +99,7 @@ std::string NumericsMonitor::advice() const {
 }
 
 std::string NumericsMonitor::json() const {
-  nlohmann::json out = {{"steps", step_}, {"observed_steps", observed_}, {"advice", advice()}};
+  nlohmann::json out = {{"steps", step_}, {"observed_steps", observed_}, {"saw_float16", saw_float16_}, {"advice", advice()}};
   out["loss_scale_window"] = nullptr;
   if (const auto window = loss_scale_window())
     out["loss_scale_window"] = {{"log2_lower", window->log2_lower}, {"lower_set_by", window->lower_set_by},

@@ -204,7 +204,7 @@ TEST(FormatRange, OverflowIsWhereRoundingStopsBeingFinite) {
     EXPECT_TRUE(finite(std::nextafter(range.overflow, 0))) << to_text(format);
   }
   EXPECT_EQ(amp::FormatRange(DType::f16).overflow, 65520);
-  EXPECT_THROW(amp::FormatRange(DType::f32), Error);
+  EXPECT_THROW(amp::FormatRange{DType::f32}, Error);
 }
 
 std::vector<double> summary_of(const Tensor& x) {

@@ -119,6 +119,21 @@ TEST(LossScaleWindow, LowerEdgeFromEarlyStepsUpperFromAll) {
   EXPECT_EQ(window->log2_lower, -15);  // 1e-3 = 1.024 * 2^-10
 }
 
+TEST(LossScaleWindow, AFloat16RunIsNoBasisForALowerEdge) {
+  for (const bool f16 : {false, true}) {
+    const Tensor w = ones({2}, {.requires_grad = true});
+    set_name(w, "w");
+    NumericsMonitor monitor;
+    const ObserverScope watching(monitor);
+    sum(w.to(f16 ? DType::f16 : DType::f32) * 1.0).backward();
+    monitor.step();
+    EXPECT_EQ(monitor.saw_float16(), f16);
+    EXPECT_EQ(monitor.advice().find("would do without scaling") == std::string::npos, f16) << monitor.advice();
+    EXPECT_EQ(monitor.advice().find("Seen in an FP16 run") != std::string::npos, f16) << monitor.advice();
+    EXPECT_EQ(nlohmann::json::parse(monitor.json())["saw_float16"], f16);
+  }
+}
+
 TEST(LossScaleWindow, EmptyIsSaid) {
   Given small(1, "small"), large(1, "large");
   NumericsMonitor monitor;
