@@ -1,5 +1,5 @@
-// binary_cross_entropy of probabilities p: -(t log p + (1 - t) log(1 - p)), each logarithm at least -100, so that a p of
-// exactly 0 or 1 has a finite loss and gradient (the bounds of torch.nn.functional.binary_cross_entropy).
+// binary_cross_entropy of probabilities p: -(t log p + (1 - t) log(1 - p)), each logarithm at least -100, so that a p
+// of exactly 0 or 1 has a finite loss and gradient (the bounds of torch.nn.functional.binary_cross_entropy).
 #include <algorithm>
 #include <cmath>
 

@@ -126,7 +126,8 @@ TEST(AutocastBackward, GradientsAreRoundedToForwardsFormat) {
 TEST(AutocastBackward, ACheckpointIsRecomputedUnderForwardsAutocast) {
   for (const auto& [forward, expected] : {std::pair{DType::f16, 1 + 0x1p-9F}, {DType::bf16, 1.0F}})
     for (const DType during : {DType::f32, DType::f16, DType::bf16}) {
-      const Tensor weight = ones({1, 1}, {.requires_grad = true}), x = full({1, 1}, 1 + 0x1p-9, {.requires_grad = true});
+      const Tensor weight = ones({1, 1}, {.requires_grad = true}),
+                   x = full({1, 1}, 1 + 0x1p-9, {.requires_grad = true});
       Tensor loss;
       {
         const amp::Autocast autocast(forward);

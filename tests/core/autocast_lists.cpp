@@ -90,7 +90,7 @@ std::vector<Deviation> documented_deviations() {
   return rows;
 }
 
-// PyTorch's lists by name, an overload's suffix ("softmax.int") left off. The header does not tell the policy of "other".
+// PyTorch's lists by name, without an overload's suffix ("softmax.int"). The header does not tell the policy of "other".
 std::map<std::string, std::set<std::string>> lists_by_name(const Json& lists) {
   std::map<std::string, std::set<std::string>> found;
   for (const char* part : {"documentation", "operators"})
@@ -107,7 +107,8 @@ bool agree(const std::string& ours, const std::set<std::string>& lists) {
   const std::map<std::string, std::set<std::string>> meaning = {
       {"low", {"lower_precision"}}, {"full", {"fp32", "fp32_unless_dtype_given"}}, {"widest", {"widest"}},
       {"banned", {"banned"}},       {"as_is", {no_list}}};
-  return std::all_of(lists.begin(), lists.end(), [&](const std::string& list) { return meaning.at(ours).contains(list); });
+  const auto means = [&](const std::string& list) { return meaning.at(ours).contains(list); };
+  return std::all_of(lists.begin(), lists.end(), means);
 }
 
 std::string as_documented(const std::set<std::string>& lists) {
@@ -163,7 +164,8 @@ Names findings(const Classes& ops, const Json& lists, const Json& names, const s
     const auto row = documented.find({operation, name});
     if (agree(ours, theirs)) continue;
     if (row == documented.end()) {
-      report(operation, " is ", ours, ", PyTorch's ", name, " is in ", as_documented(theirs), ": no reason is documented");
+      report(operation, " is ", ours, ", PyTorch's ", name, " is in ", as_documented(theirs),
+             ": no reason is documented");
       continue;
     }
     if (row->second->ours != ours) report("deviation of ", operation, ": it is ", ours, " now");
@@ -236,11 +238,12 @@ TEST(AutocastLists, PlantedMistakesAreFound) {
 }
 
 TEST(PrecisionTable, OneLinePerOperationWithItsClassAndEffect) {
-  const std::map<std::string, std::string> effects = {{"low", "inputs cast to the autocast dtype"},
-                                                      {"full", "inputs cast to f32"},
-                                                      {"full_output", "inputs cast to f32, so that the result is f32"},
-                                                      {"widest", "nothing: inputs promoted to the widest, as without autocast"},
-                                                      {"as_is", "nothing: runs in the dtype it is given"}};
+  const std::map<std::string, std::string> effects = {
+      {"low", "inputs cast to the autocast dtype"},
+      {"full", "inputs cast to f32"},
+      {"full_output", "inputs cast to f32, so that the result is f32"},
+      {"widest", "nothing: inputs promoted to the widest, as without autocast"},
+      {"as_is", "nothing: runs in the dtype it is given"}};
   std::map<std::string, std::pair<std::string, std::string>> shown;
   Names in_order;
   for (const auto& [operation, precision, effect] : table_rows()) {
