@@ -1,5 +1,7 @@
 #include "binade/core/autograd/checkpoint.h"
 
+#include <utility>
+
 #include "binade/core/autograd/autocast_state.h"
 #include "binade/core/autograd/op.h"
 #include "binade/core/base/random.h"
@@ -51,19 +53,18 @@ struct Checkpoint : Op {
 
  private:
   Tensor recompute(const Tensors& inputs) const {
-    struct Restore {  // the outer random stream and autocast setting return whatever happens
+    struct Restore {  // the outer random stream and autocast, its cast cache included, return whatever happens
       PhiloxState random = random_state();
-      bool on = autocast_state().on;
-      DType dtype = autocast_state().dtype;
+      AutocastState autocast = std::exchange(autocast_state(), {});
       ~Restore() {
         set_random_state(random);
-        autocast_state().on = on;
-        autocast_state().dtype = dtype;
+        autocast_state() = std::move(autocast);
       }
     } restore;
     set_random_state(random);
     autocast_state().on = autocast_on;
     autocast_state().dtype = autocast_dtype;
+    autocast_state().depth = 1;  // a scope inside the function does not end the recomputation's cache
     const GradMode recording(true);
     return function(inputs);
   }

@@ -2,11 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
 #include "binade/core/amp/autocast.h"
 #include "binade/core/autograd/autocast_state.h"
+#include "binade/core/autograd/checkpoint.h"
 #include "binade/core/autograd/observer.h"
 #include "binade/core/optim/optimizers.h"
 #include "binade/core/tensor/grad_mode.h"
@@ -289,6 +291,20 @@ TEST(Gradients, OfAParameterSeenThroughAViewStayInFp32) {
     sum(conv1d(x, weight)).backward();
   }
   EXPECT_EQ(weight.grad().item<float>(), 257);  // 256 in bf16
+}
+
+// Recomputation is a region of its own: its casts, and the activations it casts, go when it ends.
+TEST(CastCache, ARecomputedCheckpointLeavesNothingBehind) {
+  const Tensor weight = ones({2, 2}, {.requires_grad = true});
+  for (const bool inside : {false, true}) {
+    std::optional<amp::Autocast> autocast(std::in_place, DType::bf16);
+    const Tensor x = ones({1, 2}, {.requires_grad = true}) * 2.0;
+    const Tensor loss = sum(checkpoint([&](const Tensors& in) { return linear(in[0], weight); }, {x}));
+    const std::size_t before = autocast_state().cache.size();
+    if (!inside) autocast.reset();
+    loss.backward();
+    EXPECT_EQ(autocast_state().cache.size(), inside ? before : 0) << (inside ? "inside" : "outside");
+  }
 }
 
 }  // namespace
