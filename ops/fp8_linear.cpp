@@ -74,6 +74,7 @@ struct Fp8Linear : Op {
   Tensor scale;  // delayed: the scales when forward began, before its own update
 
   std::string_view name() const override { return "fp8_linear"; }
+  bool changes_state() const override { return options.update && options.state; }  // histories and scales
   Precision precision() const override { return Precision::low; }
   bool blocks() const { return options.recipe.scaling == amp::Fp8Scaling::block; }
 
