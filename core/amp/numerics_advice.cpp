@@ -63,7 +63,8 @@ std::vector<LayerAtRisk> layers_at_risk(std::span<const TensorRecord> records) {
   std::vector<LayerAtRisk> out;
   for (const TensorRecord& record : records) {
     if (!is_fp16_gradient(record)) continue;
-    const double lost = record.all.lost_squared_norm(DType::f16);
+    // Gradients are often smallest at first, and a layer that dies then does not come back.
+    const double lost = std::max(record.all.lost_squared_norm(DType::f16), record.early.lost_squared_norm(DType::f16));
     if (lost >= 0.15) out.push_back({record.label(), lost});
   }
   std::stable_sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.lost_share > b.lost_share; });

@@ -26,8 +26,8 @@ struct DeadLayer {  // a parameter whose whole gradient was exactly zero for man
 };
 std::vector<DeadLayer> dead_layers(std::span<const TensorRecord> records, std::int64_t min_steps = 20);
 
-// Tensors of gradients of whose squared norm FP16 loses at least 15 % without a loss scale; below that nothing was
-// seen. From 90 % on training was delayed or, with L2 decay in the gradient, usually collapsed.
+// Tensors of gradients of whose squared norm FP16 loses at least 15 % without a loss scale, over all steps or in the early
+// ones; below that nothing was seen. From 90 % on training was delayed or, with L2 decay in the gradient, usually collapsed.
 struct LayerAtRisk {
   std::string label;
   double lost_share;

@@ -8,6 +8,7 @@
 
 #include "binade/ops/compare/training_run.h"
 #include "binade/ops/compare/verdict.h"
+#include "binade/ops/nn/fp8.h"
 
 namespace binade::compare {
 
@@ -37,6 +38,16 @@ double spread(const ModeResult& reference) {  // standard deviation over seeds
   double squares = 0;
   for (const double x : f) squares += (x - mean) * (x - mean);
   return std::sqrt(squares / static_cast<double>(f.size() - 1));
+}
+
+// Before anything is trained: an FP8 mode must find a layer to work on.
+void check_fp8(const TaskFactory& factory, const Options& o) {
+  const auto fp8 = std::ranges::find_if(o.modes, [](const Mode& m) { return m.fp8.has_value(); });
+  if (fp8 == o.modes.end()) return;
+  Task task = factory(o.first_seed);
+  check(!nn::use_fp8(task.model, *fp8->fp8).fp8.empty(), "compare: ", fp8->name,
+        ": no linear layer of this model computes in FP8: the first and the last are kept higher, and the sizes of the "
+        "others must be multiples of 16");
 }
 
 // What the first FP32 run looks like to the other formats.
@@ -87,6 +98,7 @@ std::string autopsy(const TaskFactory& factory, const Mode& mode, const SeedRun&
 
 Comparison run(const TaskFactory& factory, const Options& given) {
   const Options o = completed(given);
+  check_fp8(factory, o);
   Comparison out{.model = o.model, .size = o.size, .unit = o.unit, .device = o.device, .steps = o.steps,
                  .batch = o.batch, .seeds = o.seeds, .lr = o.lr};
   for (const Mode& mode : o.modes) out.modes.push_back({mode, {}, {}});

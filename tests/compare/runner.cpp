@@ -21,7 +21,7 @@ struct Seen {  // what the tasks of one comparison did
 TaskFactory regression(const std::shared_ptr<Seen>& seen = nullptr, double poison_at = -1) {
   return [=](std::uint64_t seed) {
     manual_seed(seed);
-    const nn::Sequential model(nn::Linear(8, 16), nn::Tanh(), nn::Linear(16, 4));
+    const nn::Sequential model(nn::Linear(8, 32), nn::Tanh(), nn::Linear(32, 32), nn::Tanh(), nn::Linear(32, 4));
     const Tensor x = randn({64, 8}), y = tanh(matmul(x, randn({8, 4})));
     const auto step = std::make_shared<int>(0);
     return Task{.model = model,
@@ -160,6 +160,10 @@ TEST(Runner, BadOptions) {
   expect_error([] { modes(""); }, "no precision given");
   expect_error([] { mode("fp16-static-1e3"); }, "unknown precision 'fp16-static-1e3'");
   EXPECT_EQ(mode("fp16-static--3").static_scale, 0.125);
+  const auto two_layers = [](std::uint64_t) {
+    return Task{.model = nn::Sequential(nn::Linear(8, 16), nn::Linear(16, 4))};
+  };
+  expect_error([&] { run(two_layers, quick("fp32,mxfp8")); }, "compare: mxfp8: no linear layer of this model");
   expect_error([&] { run([](std::uint64_t) { return Task{}; }, quick("fp32")); },
                "compare: the task needs training_loss");
 }
