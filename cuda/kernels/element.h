@@ -120,6 +120,19 @@ __device__ __forceinline__ void store_vector(std::byte* data, DType dtype, std::
   reinterpret_cast<uint4*>(data)[i] = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
+// size_of(), without its table in local memory.
+__device__ __forceinline__ std::int64_t bytes_of(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+    case DType::i64: return 8;
+    case DType::f32:
+    case DType::i32: return 4;
+    case DType::f16:
+    case DType::bf16: return 2;
+    default: return 1;
+  }
+}
+
 // ---- runs of elements ------------------------------------------------------------------------------------------------
 struct Span {  // contiguous elements, or absent
   std::byte* data = nullptr;
@@ -134,7 +147,7 @@ struct Span {  // contiguous elements, or absent
     store<C>(data, dtype, i, value);
   }
   __device__ Span from(std::int64_t first) const {
-    return {data ? data + first * static_cast<std::int64_t>(size_of(dtype)) : nullptr, dtype};
+    return {data ? data + first * bytes_of(dtype) : nullptr, dtype};
   }
 };
 inline Span span_of(const TensorView& x) { return {x.data, x.dtype}; }

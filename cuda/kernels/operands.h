@@ -91,8 +91,8 @@ Operands<In, Out> operands(const Shape& shape, const std::array<TensorView, In>&
   std::copy(outputs.begin(), outputs.end(), views.begin() + In);
   o.layout = layout_of(shape, views);
   for (const TensorView& x : views) o.contiguous = o.contiguous && (!x || x.is_contiguous());
-  for (std::size_t i = 0; i < In; ++i) o.in.of[i] = span_of(inputs[i]);
-  for (std::size_t i = 0; i < Out; ++i) o.out.of[i] = span_of(outputs[i]);
+  std::transform(inputs.begin(), inputs.end(), o.in.of, span_of);
+  std::transform(outputs.begin(), outputs.end(), o.out.of, span_of);
   o.vectors = o.contiguous && can_use_vectors<C>(o.in) && can_use_vectors<C>(o.out);
   return o;
 }

@@ -12,19 +12,6 @@ std::string version(int v) { return std::to_string(v / 1000) + '.' + std::to_str
 
 }  // namespace
 
-bool runs_on(std::string_view built, int capability) {
-  while (!built.empty()) {
-    const std::size_t end = std::min(built.find(';'), built.size());
-    const std::string entry(built.substr(0, end));
-    built.remove_prefix(std::min(end + 1, built.size()));
-    const int target = std::atoi(entry.c_str());
-    const bool sass = entry.find("-virtual") == std::string::npos, ptx = entry.find("-real") == std::string::npos;
-    if (sass && capability / 10 == target / 10 && capability >= target) return true;
-    if (ptx && capability >= target) return true;
-  }
-  return false;
-}
-
 ProbeAnswer judge(const DriverFacts& facts, std::string_view built) {
   if (facts.driver_version == 0) return {false, "no NVIDIA driver is installed"};
   if (facts.count_status == insufficient_driver || facts.driver_version / 1000 < facts.runtime_version / 1000) {
@@ -37,9 +24,9 @@ ProbeAnswer judge(const DriverFacts& facts, std::string_view built) {
   if (facts.count_status != 0) return {false, "the CUDA runtime does not start: " + facts.count_text};
   std::string names;
   for (const DriverFacts::Gpu& gpu : facts.gpus) {
-    if (!runs_on(built, gpu.capability)) {
-      return {false, gpu.name + " is an sm_" + std::to_string(gpu.capability) + " GPU; this build is for " +
-                         std::string(built) + " (BINADE_CUDA_ARCHITECTURES)"};
+    if (gpu.capability < std::atoi(std::string(built).c_str())) {
+      return {false, gpu.name + " is an sm_" + std::to_string(gpu.capability) + " GPU; this build is for sm_" +
+                         std::string(built) + " and newer (BINADE_CUDA_ARCHITECTURES)"};
     }
     names += (names.empty() ? "" : ", ") + gpu.name;
   }

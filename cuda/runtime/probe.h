@@ -23,9 +23,8 @@ struct ProbeAnswer {
   std::string text;
 };
 
-// `built` as CMake lists architectures: "80-real;90-real;120". SASS runs on GPUs of its own major version and at least
-// its minor one; PTX, of entries without "-real", on everything newer.
-bool runs_on(std::string_view built, int capability);
+// `built`: the architectures of this build, oldest first: "80;90;120". PTX of the oldest is part of it, and runs on all
+// that is newer.
 ProbeAnswer judge(const DriverFacts& facts, std::string_view built);
 
 }  // namespace binade::cuda
