@@ -13,6 +13,7 @@
 
 #include "binade/core/base/scalar.h"
 #include "binade/core/tensor/view.h"
+#include "binade/cuda/runtime/check.h"
 
 namespace binade::cuda {
 

@@ -77,10 +77,20 @@ DeviceMemory memory(int device) {
   return m;
 }
 
-void synchronize_device(int device) { synchronize(gpu(device)); }
+void synchronize(int device) { wait_for(gpu(device)); }
 
-constexpr DeviceBackend backend{device_backend_abi, probe,      device_count,       describe,       allocate,
-                                deallocate,         memory,     copy_bytes,         synchronize_device, provide_kernels};
+constexpr DeviceBackend backend{
+    .abi = device_backend_abi,
+    .probe = probe,
+    .device_count = device_count,
+    .describe = describe,
+    .allocate = allocate,
+    .deallocate = deallocate,
+    .memory = memory,
+    .copy = copy_bytes,
+    .synchronize = synchronize,
+    .provide_kernels = provide_kernels,
+};
 
 }  // namespace
 

@@ -147,7 +147,7 @@ void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device f
   }
 }
 
-void synchronize(Device device) {
+void wait_for(Device device) {
   Context& c = context(device);
   const std::lock_guard lock(c.mutex);
   report_faults(c);

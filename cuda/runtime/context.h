@@ -17,6 +17,6 @@ IndexFault* index_fault_of(Device device);  // device memory, for kernels that c
 // Ordered on the devices' streams. Returns when the host's side may be changed or read; a copy to the host first
 // throws what index_fault_of() noted.
 void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, std::size_t bytes);
-void synchronize(Device device);
+void wait_for(Device device);  // everything on the device; throws what index_fault_of() noted
 
 }  // namespace binade::cuda

@@ -23,7 +23,7 @@ struct ProbeAnswer {
   std::string text;
 };
 
-// `built`: the architectures of this build, oldest first: "80;90;120". PTX of the oldest is part of it, and runs on all
+// `built`: the architectures of this build, oldest first: "80,90,120". PTX of the oldest is part of it, and runs on all
 // that is newer.
 ProbeAnswer judge(const DriverFacts& facts, std::string_view built);
 

@@ -56,7 +56,8 @@ binade_own_code(binade_cuda)
 # No contraction to fused multiply-add, as everywhere: kernels ask for it themselves, and round as the CPU's do.
 target_compile_options(binade_cuda PRIVATE
   "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--fmad=false;-Xptxas=-v;-Xcompiler=-Wall,-Wextra,-ffp-contract=off;$<$<BOOL:${BINADE_WERROR}>:-Werror=all-warnings>>")
-target_compile_definitions(binade_cuda PRIVATE BINADE_CUDA_ARCHITECTURES="${BINADE_CUDA_ARCHITECTURES}")
+string(REPLACE ";" "," architectures "${BINADE_CUDA_ARCHITECTURES}")
+target_compile_definitions(binade_cuda PRIVATE BINADE_CUDA_ARCHITECTURES="${architectures}")
 target_link_libraries(binade_cuda PRIVATE binade CUDA::cudart_static ${CMAKE_DL_LIBS})
 target_link_options(binade_cuda PRIVATE -Wl,--exclude-libs,ALL)
 set_target_properties(binade_cuda PROPERTIES INSTALL_RPATH "$ORIGIN"
