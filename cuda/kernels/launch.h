@@ -25,10 +25,10 @@ struct LaunchConfig {
   cudaStream_t stream = nullptr;
 };
 
-// Starts kernel(args...) on the stream; throws naming the kernel. Parameters are plain data, 512 bytes at most.
+// Starts kernel(args...) on the stream; throws naming the kernel. Parameters are plain data, 504 bytes at most.
 template <class... P, class... A>
 void launch(const LaunchConfig& config, void (*kernel)(P...), A... args) {
-  static_assert((std::is_trivially_copyable_v<P> && ...) && (sizeof(P) + ... + 0) <= 512);
+  static_assert((std::is_trivially_copyable_v<P> && ...) && (sizeof(P) + ... + 0) <= 504);
   cudaLaunchConfig_t c{};
   c.gridDim = config.grid;
   c.blockDim = config.block;
