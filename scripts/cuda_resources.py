@@ -2,8 +2,10 @@
 """What ptxas says about the kernels: registers, spills, stack and shared memory.
 
   cuda_resources.py capture COMPILER ARGUMENTS...   runs nvcc -Xptxas -v; its report goes to OBJECT.ptxas
-  cuda_resources.py table FOLDER [--all]            one line per kernel and architecture (without --all: the kernels
-                                                    with most registers); exit code 1 on any spill, or without kernels
+  cuda_resources.py table FOLDER ARCHITECTURES [--all]
+                                                    one line per kernel and architecture (without --all: the kernels
+                                                    with most registers); exit code 1 on any spill, without kernels, or
+                                                    unless each was compiled for exactly these: 80,90
   cuda_resources.py --self-test
 """
 import pathlib
@@ -58,7 +60,7 @@ def short(name):
     return re.sub(r"\(.*\)$", "", name)
 
 
-def table(folder, everything):
+def table(folder, expected, everything):
     files = sorted(pathlib.Path(folder).rglob("*.ptxas"))
     rows = [row for file in files for row in parse(file.read_text())]
     if not rows:
@@ -70,9 +72,12 @@ def table(folder, everything):
     print(f"{'kernel':60} {'arch':8} {'registers':>9} {'spills':>7} {'stack':>6} {'shared':>7}")
     for kernel, arch, registers, spill, stack, shared in shown:
         print(f"{short(names[kernel])[:60]:60} {arch:8} {registers:9} {spill:7} {stack:6} {shared:7}")
-    kernels, architectures = len({row[0] for row in rows}), sorted({row[1] for row in rows})
-    print(f"{kernels} kernels for {', '.join(architectures)}: {len(spilled)} spill, at most "
+    kernels, architectures = len({row[0] for row in rows}), {row[1] for row in rows}
+    print(f"{kernels} kernels for {', '.join(sorted(architectures))}: {len(spilled)} spill, at most "
           f"{max(row[2] for row in rows)} registers, {sum(row[4] > 0 for row in rows)} with a stack frame")
+    if architectures != {"sm_" + a for a in expected.split(",")} or len(rows) != kernels * len(architectures):
+        print(f"cuda_resources: expected every kernel for {expected}")
+        return 1
     return 1 if spilled else 0
 
 
@@ -94,8 +99,8 @@ def main():
         return self_test()
     if len(arguments) > 1 and arguments[0] == "capture":
         return capture([a for a in arguments[1:] if a])
-    if len(arguments) in (2, 3) and arguments[0] == "table":
-        return table(arguments[1], "--all" in arguments)
+    if len(arguments) in (3, 4) and arguments[0] == "table":
+        return table(arguments[1], arguments[2], "--all" in arguments)
     print(__doc__.strip(), file=sys.stderr)
     return 2
 

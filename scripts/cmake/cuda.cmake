@@ -55,7 +55,7 @@ add_library(binade_cuda MODULE ${cuda_kernels} ${cuda_sources} ${generated}/prov
 binade_own_code(binade_cuda)
 # No contraction to fused multiply-add, as everywhere: kernels ask for it themselves, and round as the CPU's do.
 target_compile_options(binade_cuda PRIVATE
-  "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--fmad=false;-Xptxas=-v;-Xcompiler=-Wall,-Wextra,-ffp-contract=off;$<$<BOOL:${BINADE_WERROR}>:-Werror=all-warnings>>")
+  "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_code};--expt-relaxed-constexpr;--fmad=false;-Xptxas=-v;-Xcompiler=-Wall,-Wextra,-ffp-contract=off;$<$<BOOL:${BINADE_WERROR}>:-Werror=all-warnings>>")
 string(REPLACE ";" "," architectures "${BINADE_CUDA_ARCHITECTURES}")
 target_compile_definitions(binade_cuda PRIVATE BINADE_CUDA_ARCHITECTURES="${architectures}")
 target_link_libraries(binade_cuda PRIVATE binade CUDA::cudart_static ${CMAKE_DL_LIBS})

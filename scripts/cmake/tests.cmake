@@ -90,7 +90,9 @@ set(resources ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/cuda_resources
 add_test(NAME cuda_resources_can_fail COMMAND ${resources} --self-test)
 set_tests_properties(cuda_resources_can_fail PROPERTIES LABELS structure)
 if(TARGET binade_cuda)  # no kernel spills registers, on no architecture
-  add_test(NAME cuda_compile COMMAND ${resources} table ${PROJECT_BINARY_DIR}/CMakeFiles/binade_cuda.dir)
+  string(REPLACE ";" "," architectures "${BINADE_CUDA_ARCHITECTURES}")
+  add_test(NAME cuda_compile
+    COMMAND ${resources} table ${PROJECT_BINARY_DIR}/CMakeFiles/binade_cuda.dir ${architectures})
   set_tests_properties(cuda_compile PROPERTIES LABELS cuda_compile)
 endif()
 

@@ -61,7 +61,7 @@ TEST_F(CudaDevice, TransfersTakeAnyStridesAndDtypes) {
   changed.set(8, 0.5);
   EXPECT_EQ(changed.at(8), 0.5);
   EXPECT_EQ(changed.at(7), x.at(7));
-  EXPECT_EQ(to_string(arange(0, 3, 1, {.device = gpu})), "tensor [3] i64 cuda:0 [0, 1, 2]");
+  EXPECT_EQ(to_string(arange(0, 3, 1, {.dtype = DType::i64, .device = gpu})), "tensor [3] i64 cuda:0 [0, 1, 2]");
 }
 
 TEST_F(CudaDevice, CopiesFollowEarlierWork) {
@@ -187,7 +187,7 @@ TEST_F(CudaDevice, BadIndicesAreReportedAtTheNextSynchronisation) {
   const auto at = [&](std::int64_t i) { return from_vector<std::int64_t>({0, i}, {2}).to(gpu); };
   const auto row = [&](std::int64_t i) { return from_vector<std::int64_t>({i, i, i}, {1, 3}).to(gpu); };
   const std::vector<std::pair<const char*, std::function<void()>>> calls = {
-      {"embedding: index out of range for 4 rows: position 1 has 4", [&] { embedding(at(4), table); }},
+      {"embedding: index out of range for 4 rows: position 1 has 4", [&] { embedding(table, at(4)); }},
       {"gather: index out of range: -1 along a dim of size 4", [&] { gather(table, 0, row(-1)); }},
       {"scatter_add: index out of range: 9", [&] { scatter_add(table, 0, row(9), table.narrow(0, 0, 1)); }},
       {"cross_entropy: targets must be in [0, 3) or ignore_index: row 1 has 3",
@@ -198,7 +198,7 @@ TEST_F(CudaDevice, BadIndicesAreReportedAtTheNextSynchronisation) {
     expect_error([&] { synchronize(gpu); }, text, "reported at this synchronisation");
     synchronize(gpu);  // once
   }
-  embedding(at(4), table);
+  embedding(table, at(4));
   expect_error([&] { table.to_vector<float>(); }, "embedding: index out of range");
 }
 
