@@ -3,9 +3,12 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 
 #include "binade/core/backend/plugin.h"
 #include "binade/cuda/runtime/probe.h"
+#include "binade/ops/ops.h"
 #include "binade/tests/core/expect_error.h"
 
 namespace binade::test {
@@ -98,6 +101,30 @@ TEST(CudaPlugin, ProbeDecidesAndItsReasonIsKept) {
   const LoadedBackend backend = load_plugin(BINADE_UNUSABLE_PLUGIN);
   EXPECT_EQ(backend.functions, nullptr);
   EXPECT_EQ(backend.text, "made up: no device");
+}
+
+bool backend_is_mapped() {
+  std::ifstream maps("/proc/self/maps");
+  const std::string text{std::istreambuf_iterator<char>(maps), {}};
+  return text.find("binade_cuda") != std::string::npos || text.find("libcudart") != std::string::npos;
+}
+
+TEST(CudaPlugin, CpuWorkLoadsNothingOfCuda) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // a fresh process, where no other test has asked for CUDA
+  EXPECT_EXIT(
+      {
+        const Tensor x = ones({3});
+        std::exit(sum(x).item<float>() == 3 && !backend_is_mapped() ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST(CudaPlugin, LoadingAndAskingTakesMilliseconds) {
+  const auto start = std::chrono::steady_clock::now();
+  const bool there = cuda_available();
+  const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+  if (there) GTEST_SKIP() << "a driver that starts up takes longer";
+  EXPECT_LT(taken.count(), 50) << "expected about 1 ms; much more means that CUDA libraries are linked";
 }
 
 TEST(CudaPlugin, DeviceNamesAreRefusedWithTheReason) {
