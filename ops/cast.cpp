@@ -1,6 +1,6 @@
 // Conversions: between dtypes (rounding to nearest even) and between devices; clones and contiguous copies.
 #include "binade/core/backend/kernels.h"
-#include "binade/core/tensor/tensor_impl.h"
+#include "binade/core/backend/transfer.h"
 #include "binade/ops/all_ops.h"
 #include "binade/ops/op_checks.h"
 #include "binade/ops/ops.h"
@@ -32,6 +32,29 @@ struct Cast : Op {
   }
 };
 
+// y = x on another device. The gradient returns to x's.
+struct ToDevice : Op {
+  Device from, to;
+  ToDevice(Device source, Device target) : from(source), to(target) {}
+  std::string_view name() const override { return "to_device"; }
+  Precision precision() const override { return Precision::as_is; }
+  Spec infer(Inputs in) const override {
+    check_defined("to", "x", in[0]);
+    return in[0].spec();
+  }
+  Tensor forward(Inputs in, Saved&) const override {
+    Tensor y = empty(infer(in), to);
+    transfer(in[0], y);
+    return y;
+  }
+  void backward(const Saved&, const Tensor& dy, Gradients& out) const override {
+    Tensor dx = empty(dy.spec(), from);
+    transfer(dy, dx);
+    out.put(0, dx);
+  }
+  Tensor reference(Inputs in) const override { return Cast(DType::f64).reference(in); }
+};
+
 }  // namespace
 
 Tensor cast(const Tensor& x, DType dtype) {
@@ -42,8 +65,7 @@ Tensor cast(const Tensor& x, DType dtype) {
 Tensor Tensor::to(DType dtype) const { return cast(*this, dtype); }
 
 Tensor Tensor::to(Device target) const {
-  check(target == device(), "to: cannot copy from ", to_text(device()), " to ", to_text(target), " in this build");
-  return *this;
+  return target == device() ? *this : run(ToDevice(device(), target), {*this});
 }
 
 Tensor Tensor::clone() const { return run(Cast(dtype()), {*this}); }

@@ -344,21 +344,21 @@ struct Ge {
 
 // ---- the lists: body.template operator()<Formula>() for each, always in this order ----------------------------------------
 template <class... Formulas, class Body>
-BINADE_FORMULA void for_each_formula(const Body& body) {
+void for_each_formula(const Body& body) {
   (body.template operator()<Formulas>(), ...);
 }
 template <class Body>
-BINADE_FORMULA void for_each_unary(const Body& body) {
+void for_each_unary(const Body& body) {
   for_each_formula<Neg, Abs, Exp, Log, Sqrt, Rsqrt, Tanh, Sigmoid, Relu, LeakyRelu, GeluErf, GeluTanh, Silu, Clamp,
                    PowScalar>(body);
 }
 inline constexpr int unary_formulas = 15;
 template <class Body>
-BINADE_FORMULA void for_each_binary(const Body& body) {
+void for_each_binary(const Body& body) {
   for_each_formula<Add, Sub, Mul, Div, Pow, Maximum, Minimum, SquaredError, AbsoluteError, BceWithLogits>(body);
 }
 inline constexpr int binary_formulas = 10;
 template <class Body>
-BINADE_FORMULA void for_each_compare(const Body& body) {
+void for_each_compare(const Body& body) {
   for_each_formula<Eq, Ne, Lt, Le, Gt, Ge>(body);
 }

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "binade/core/backend/kernel_slot.h"
+#include "binade/core/backend/plugin.h"
 #include "binade/core/base/device.h"
 #include "binade/core/base/error.h"
 
@@ -18,7 +19,8 @@ std::string to_text(Device device) {
   return device.type == DeviceType::cpu ? "cpu" : "cuda:" + std::to_string(device.index);
 }
 
-bool cuda_available() { return false; }
+bool cuda_available() { return cuda_backend().functions != nullptr; }
+std::string cuda_status() { return cuda_backend().text; }
 
 Device default_device() { return cuda_available() ? Device{DeviceType::cuda, 0} : Device{}; }
 
@@ -29,12 +31,23 @@ Device device_from_name(std::string_view text) {
   const bool indexed = rest.size() > 1 && rest[0] == ':' &&
                        rest.find_first_not_of("0123456789", 1) == std::string_view::npos && rest.size() < 6;
   check(cuda && (rest.empty() || indexed), "device: unknown device '", text, "', expected cpu, cuda or cuda:N");
-  check(cuda_available(), "device: ", text, " was asked for, but this build has no CUDA backend; use cpu");
-  return {DeviceType::cuda, indexed ? std::stoi(std::string(rest.substr(1))) : 0};
+  check(cuda_available(), "device: ", text, " was asked for, but there is no CUDA device: ", cuda_status());
+  const int index = indexed ? std::stoi(std::string(rest.substr(1))) : 0;
+  const int count = required_cuda_backend().device_count();
+  check(index < count, "device: ", text, " was asked for, but there are ", count, " CUDA devices");
+  return {DeviceType::cuda, index};
+}
+
+void synchronize(Device device) {
+  if (device.type == DeviceType::cuda) required_cuda_backend().synchronize(device.index);
 }
 
 std::string device_description(Device device) {
-  check(device.type == DeviceType::cpu, "device_description: this build has no CUDA backend");
+  if (device.type == DeviceType::cuda) {
+    char text[200] = "";
+    required_cuda_backend().describe(device.index, text, sizeof text);
+    return text;
+  }
   std::string model = "CPU";
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);) {
@@ -46,9 +59,9 @@ std::string device_description(Device device) {
 }
 
 void load_backend(DeviceType device) {
-  check(device == DeviceType::cpu, "device: this build has no CUDA backend");
-  static std::once_flag once;
-  std::call_once(once, cpu::provide_kernels);
+  static std::once_flag once[device_types];
+  std::call_once(once[static_cast<std::size_t>(device)],
+                 device == DeviceType::cpu ? cpu::provide_kernels : required_cuda_backend().provide_kernels);
 }
 
 }  // namespace binade

@@ -1,14 +1,12 @@
-// The CPU's caching allocator: freed blocks are kept by size class and reused, so that a training step in its steady
-// state asks the system for nothing. A header before each block holds its class and tag.
+// Memory of the CPU and of CUDA devices behind one door, and what it is for.
 #include "binade/core/backend/memory.h"
 
-#include <bit>
 #include <cstdlib>
-#include <mutex>
-#include <unordered_map>
-#include <vector>
+#include <memory>
 
+#include "binade/core/backend/caching_allocator.h"
 #include "binade/core/backend/kernel_slot.h"
+#include "binade/core/backend/plugin.h"
 #include "binade/core/base/error.h"
 #include "binade/core/tensor/tensor_impl.h"
 
@@ -22,123 +20,78 @@ constexpr bool caching = false;  // the sanitizer must see every free
 constexpr bool caching = true;
 #endif
 
-struct alignas(64) Header {
-  std::size_t capacity;  // bytes after the header
-  MemoryTag tag;
-};
-
 thread_local MemoryTag current_tag = MemoryTag::activations;
 
-// Eight classes per power of two: at most 12.5 % is wasted.
-std::size_t size_class(std::size_t bytes) {
-  if (bytes <= 512) return (std::max<std::size_t>(bytes, 1) + 63) / 64 * 64;
-  const std::size_t step = std::bit_floor(bytes - 1) / 8;
-  return (bytes + step - 1) / step * step;
-}
-
-class CpuAllocator {
- public:
-  std::byte* allocate(std::size_t bytes) {
-    const std::size_t capacity = size_class(bytes);
-    const std::lock_guard lock(mutex_);
-    Header* header = take_cached(capacity);
-    if (!header) header = from_system(capacity, bytes);
-    header->tag = current_tag;
-    account(current_tag, capacity);
-    return reinterpret_cast<std::byte*>(header + 1);
+class CpuAllocator final : public CachingAllocator {
+  struct alignas(64) Header {  // lies before the block
+    Block block;
+  };
+  Block* from_system(std::size_t capacity) override {
+    auto* header = static_cast<Header*>(std::aligned_alloc(64, capacity + sizeof(Header)));
+    if (!header) return nullptr;
+    header->block.data = reinterpret_cast<std::byte*>(header + 1);
+    return &header->block;
   }
-
-  void deallocate(std::byte* block) {
-    Header* header = reinterpret_cast<Header*>(block) - 1;
-    const std::lock_guard lock(mutex_);
-    stats_.current[static_cast<std::size_t>(header->tag)] -= header->capacity;
-    stats_.current_total -= header->capacity;
-    if (caching) {
-      cached_[header->capacity].push_back(header);
-    } else {
-      to_system(header);
-    }
+  void to_system(Block* block) override { std::free(reinterpret_cast<Header*>(block)); }
+  Block* block_of(std::byte* data) override { return &(reinterpret_cast<Header*>(data) - 1)->block; }
+  std::string out_of_memory(std::size_t requested, const MemoryStats& stats) override {
+    return "on cpu: requested " + std::to_string(requested) + " bytes, " + std::to_string(stats.current_total) +
+           " in use; a smaller batch or checkpoint() needs less";
   }
-
-  void release() {
-    const std::lock_guard lock(mutex_);
-    release_locked();
-  }
-
-  MemoryStats stats() {
-    const std::lock_guard lock(mutex_);
-    return stats_;
-  }
-
-  void reset_peak() {
-    const std::lock_guard lock(mutex_);
-    stats_.peak = stats_.at_peak = stats_.current;
-    stats_.peak_total = stats_.current_total;
-  }
-
- private:
-  Header* take_cached(std::size_t capacity) {
-    const auto found = cached_.find(capacity);
-    if (found == cached_.end() || found->second.empty()) return nullptr;
-    Header* header = found->second.back();
-    found->second.pop_back();
-    return header;
-  }
-
-  Header* from_system(std::size_t capacity, std::size_t requested) {
-    void* memory = std::aligned_alloc(64, capacity + sizeof(Header));
-    if (!memory) {  // return what is cached and try once more
-      release_locked();
-      memory = std::aligned_alloc(64, capacity + sizeof(Header));
-    }
-    check(memory != nullptr, "memory: out of memory on cpu: requested ", requested, " bytes, ", stats_.current_total,
-          " in use; a smaller batch or checkpoint() needs less");
-    stats_.reserved += capacity;
-    ++stats_.system_allocations;
-    auto* header = static_cast<Header*>(memory);
-    header->capacity = capacity;
-    return header;
-  }
-
-  void to_system(Header* header) {
-    stats_.reserved -= header->capacity;
-    std::free(header);
-  }
-
-  void release_locked() {
-    for (auto& [capacity, headers] : cached_) {
-      for (Header* header : headers) to_system(header);
-      headers.clear();
-    }
-  }
-
-  void account(MemoryTag tag, std::size_t capacity) {
-    const auto t = static_cast<std::size_t>(tag);
-    ++stats_.allocations;
-    stats_.current[t] += capacity;
-    stats_.current_total += capacity;
-    stats_.peak[t] = std::max(stats_.peak[t], stats_.current[t]);
-    if (stats_.current_total > stats_.peak_total) {
-      stats_.peak_total = stats_.current_total;
-      stats_.at_peak = stats_.current;
-    }
-  }
-
-  std::mutex mutex_;
-  std::unordered_map<std::size_t, std::vector<Header*>> cached_;
-  MemoryStats stats_;
+  bool caches() const override { return caching; }
 };
 
-CpuAllocator& cpu_allocator() {
-  static auto* allocator = new CpuAllocator;  // never destroyed: tensors may outlive main
-  return *allocator;
-}
+class CudaAllocator final : public CachingAllocator {
+ public:
+  explicit CudaAllocator(int device) : device_(device), backend_(required_cuda_backend()) {}
 
-void check_cpu(Device device) {
-  check(device.type == DeviceType::cpu, "memory: this build has no CUDA backend, asked for ", to_text(device));
+ private:
+  Block* from_system(std::size_t capacity) override {
+    std::byte* data = backend_.allocate(capacity, device_);
+    if (!data) return nullptr;
+    auto record = std::make_unique<Block>();
+    record->data = data;
+    return (blocks_[data] = std::move(record)).get();
+  }
+  void to_system(Block* block) override {
+    backend_.deallocate(block->data, device_);
+    blocks_.erase(block->data);
+  }
+  Block* block_of(std::byte* data) override { return blocks_.at(data).get(); }
+  std::string out_of_memory(std::size_t requested, const MemoryStats& stats) override {
+    const DeviceMemory memory = backend_.memory(device_);
+    return "on " + to_text(Device{DeviceType::cuda, device_}) + ": requested " + bytes_text(requested) + "; " +
+           bytes_text(memory.free) + " free of " + bytes_text(memory.total) + ", " + bytes_text(stats.reserved) +
+           " reserved by binade; in use: " + largest_tags(stats) +
+           "; a smaller batch, checkpoint() or autocast needs less";
+  }
+
+  int device_;
+  const DeviceBackend& backend_;
+  std::unordered_map<std::byte*, std::unique_ptr<Block>> blocks_;  // the host cannot read headers in device memory
+};
+
+CachingAllocator& allocator_of(Device device) {
+  return device.type == DeviceType::cpu ? cpu_allocator() : cuda_allocator(device.index);
 }
 
 }  // namespace
+
+// Allocators are never destroyed: tensors may outlive main.
+CachingAllocator& cpu_allocator() {
+  static auto* allocator = new CpuAllocator;
+  return *allocator;
+}
+CachingAllocator& cuda_allocator(int device) {
+  static auto* allocators = [] {
+    auto* all = new std::vector<std::unique_ptr<CudaAllocator>>;
+    for (int d = 0; d < required_cuda_backend().device_count(); ++d) all->push_back(std::make_unique<CudaAllocator>(d));
+    return all;
+  }();
+  check(device >= 0 && device < static_cast<int>(allocators->size()), "memory: there is no device ",
+        to_text(Device{DeviceType::cuda, device}));
+  return *(*allocators)[static_cast<std::size_t>(device)];
+}
 
 std::string_view name(MemoryTag tag) {
   constexpr std::array<std::string_view, memory_tags> names{"activations", "parameters", "gradients",
@@ -149,24 +102,12 @@ std::string_view name(MemoryTag tag) {
 MemoryTagScope::MemoryTagScope(MemoryTag tag) : previous_(current_tag) { current_tag = tag; }
 MemoryTagScope::~MemoryTagScope() { current_tag = previous_; }
 
-std::byte* allocate(std::size_t bytes, Device device) {
-  check_cpu(device);
-  return cpu_allocator().allocate(bytes);
-}
-void deallocate(std::byte* block, Device) noexcept { cpu_allocator().deallocate(block); }
+std::byte* allocate(std::size_t bytes, Device device) { return allocator_of(device).allocate(bytes, current_tag); }
+void deallocate(std::byte* block, Device device) noexcept { allocator_of(device).deallocate(block); }
 
-MemoryStats memory_stats(Device device) {
-  check_cpu(device);
-  return cpu_allocator().stats();
-}
-void reset_peak_memory(Device device) {
-  check_cpu(device);
-  cpu_allocator().reset_peak();
-}
-void release_cached_memory(Device device) {
-  check_cpu(device);
-  cpu_allocator().release();
-}
+MemoryStats memory_stats(Device device) { return allocator_of(device).stats(); }
+void reset_peak_memory(Device device) { allocator_of(device).reset_peak(); }
+void release_cached_memory(Device device) { allocator_of(device).release(); }
 
 Scratch::Scratch(std::size_t bytes, Device device) : device_(device) {
   const MemoryTagScope tag(MemoryTag::scratch);

@@ -4,7 +4,7 @@
 
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/core/backend/kernels.h"
-#include "binade/core/tensor/tensor_impl.h"
+#include "binade/core/backend/transfer.h"
 
 namespace binade {
 
@@ -19,14 +19,21 @@ void check_in_place(const Tensor& x, const char* what) {
         ": a tensor that requires gradients can only be changed in place under NoGrad");
 }
 
-// Where row-major element i lies, in elements from the view's start.
-std::int64_t element_offset(const TensorView& view, std::int64_t i) {
+// Row-major element i as a zero-dim view.
+TensorView element_view(TensorView view, std::int64_t i) {
   std::int64_t offset = 0;
   for (int d = view.dim() - 1; d >= 0; --d) {
     offset += i % view.shape[d] * view.strides[d];
     i /= view.shape[d];
   }
-  return offset;
+  view.data += offset * size_of(view.dtype);
+  view.shape = view.strides = {};
+  return view;
+}
+
+// The caller's memory, contiguous, as kernels of the CPU see it.
+TensorView host_view(void* values, DType dtype, const Shape& shape) {
+  return {static_cast<std::byte*>(values), shape, contiguous_strides(shape), dtype, Device{}};
 }
 
 Tensor with_values(Tensor x, const TensorOptions& options) { return x.requires_grad_(options.requires_grad); }
@@ -98,8 +105,7 @@ Tensor& Tensor::copy_(const Tensor& source) {
   check(source.defined(), "copy_: the source is undefined");
   check(broadcast_shapes(shape(), source.shape(), "copy_") == shape(), "copy_: source ", source.shape(),
         " does not broadcast to ", shape());
-  check(source.device() == device(), "copy_: devices differ: ", to_text(source.device()), " and ", to_text(device()));
-  kernel::copy(detail::broadcast_view(source, shape()), *this);
+  transfer(detail::broadcast_view(source, shape()), *this);
   bump_version(*this);
   return *this;
 }
@@ -139,17 +145,24 @@ Tensor& Tensor::normal_(double mean, double stddev) {
 double Tensor::at(std::int64_t i) const {
   check(i >= 0 && i < numel(), "at: element ", i, " of ", numel());
   count_host_read();
-  const TensorView view = *this;
-  const std::int64_t offset = element_offset(view, i);
-  return with_type(view.dtype, [&]<class T>() { return convert<double>(view.as<T>()[offset]); });
+  const TensorView element = element_view(*this, i);
+  double value = 0;
+  if (element.device.type != DeviceType::cpu) {
+    transfer(element, host_view(&value, DType::f64, {}));
+    return value;
+  }
+  return with_type(element.dtype, [&]<class T>() { return convert<double>(*element.as<T>()); });
 }
 
 void Tensor::set(std::int64_t i, double value) {
   check_in_place(*this, "set");
   check(i >= 0 && i < numel(), "set: element ", i, " of ", numel());
-  const TensorView view = *this;
-  const std::int64_t offset = element_offset(view, i);
-  with_type(view.dtype, [&]<class T>() { view.as<T>()[offset] = convert<T>(value); });
+  const TensorView element = element_view(*this, i);
+  if (element.device.type != DeviceType::cpu) {
+    kernel::fill(element, value);
+  } else {
+    with_type(element.dtype, [&]<class T>() { *element.as<T>() = convert<T>(value); });
+  }
   bump_version(*this);
 }
 
@@ -184,17 +197,14 @@ TensorView broadcast_view(const TensorView& x, const Shape& shape) {
 void read_values(const Tensor& x, DType as, void* out) {
   check(x.defined(), "read: the tensor is undefined");
   count_host_read();
-  TensorView target{static_cast<std::byte*>(out), x.shape(), contiguous_strides(x.shape()), as, x.device()};
-  if (x.numel() > 0) kernel::copy(x, target);
+  transfer(x, host_view(out, as, x.shape()));
 }
 
 Tensor tensor_from(const void* values, DType as, std::size_t count, const Shape& shape, const TensorOptions& options) {
   check(static_cast<std::int64_t>(count) == shape.numel(), "from_vector: ", count, " values do not fill shape ", shape);
   Tensor x = empty(shape, {.dtype = options.dtype, .device = options.device});
-  // The kernel reads only; views have no const variant.
-  const TensorView source{static_cast<std::byte*>(const_cast<void*>(values)), shape, contiguous_strides(shape), as,
-                          options.device};
-  if (count > 0) kernel::copy(source, x);
+  // Transfers read only; views have no const variant.
+  transfer(host_view(const_cast<void*>(values), as, shape), x);
   return with_values(x, options);
 }
 

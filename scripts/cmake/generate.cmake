@@ -71,20 +71,20 @@ const std::vector<std::shared_ptr<const Op>>& all_ops() {
 ")
 endfunction()
 
-# ops/cpu/<stem>.cpp with cpu::provide_<stem>()  ->  binade::cpu::provide_kernels()
-function(binade_generate_provide_kernels path)
+# <stem>.cpp or <stem>.cu with provide_<stem>() in binade::`backend`  ->  binade::`backend`::provide_kernels()
+function(binade_generate_provide_kernels path backend)
   binade_stems_matching(stems "void provide_@\\(" ${ARGN})
   binade_repeat(declarations "void provide_@();\n" ${stems})
   binade_repeat(calls "  provide_@();\n" ${stems})
-  binade_write(${path} "// Fills the kernel slots of the CPU. Written by CMake from ops/cpu/*.cpp.
-namespace binade::cpu {
+  binade_write(${path} "// Fills a backend's kernel slots. Written by CMake from the names of its files.
+namespace binade::${backend} {
 
 ${declarations}void provide_kernels();
 
 void provide_kernels() {
 ${calls}}
 
-}  // namespace binade::cpu
+}  // namespace binade::${backend}
 ")
 endfunction()
 

@@ -195,7 +195,7 @@ GradientRun run_gradients(const Sample& sample, Tensors inputs) {
   const ObserverScope scope(result.names);
   result.y = call(sample, inputs);
   result.inputs = inputs;
-  if (result.y.requires_grad()) result.y.backward(loss_weights(result.y.shape(), result.y.dtype()));
+  if (result.y.requires_grad()) result.y.backward(loss_weights(result.y.shape(), result.y.dtype(), result.y.device()));
   for (const Tensor& x : inputs) result.gradients.push_back(x && x.requires_grad() ? x.grad() : Tensor());
   return result;
 }
@@ -301,7 +301,7 @@ Findings check_autocast(const Sample& sample, DType dtype) {
       const amp::Autocast autocast(dtype);
       y = call(sample, inputs);
     }
-    if (y.requires_grad()) y.backward(loss_weights(y.shape(), y.dtype()));
+    if (y.requires_grad()) y.backward(loss_weights(y.shape(), y.dtype(), y.device()));
     for (const Tensor& x : inputs)
       if (x && x.requires_grad() && x.grad() && x.grad().dtype() != DType::f32)
         findings.add(sample.name, "the gradient of an f32 leaf is " + to_text(x.grad().dtype()));

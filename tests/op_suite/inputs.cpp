@@ -1,6 +1,7 @@
 #include "binade/tests/op_suite/inputs.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -66,7 +67,7 @@ Tensor strided_copy(const Tensor& x, bool exchange, Tensors& bases) {
     strides[last] = 2;
     offset = 1;
   }
-  Tensor base = empty(shape, {.dtype = x.dtype()});
+  Tensor base = empty(shape, {.dtype = x.dtype(), .device = x.device()});
   base.fill_(is_floating(x.dtype()) ? std::numeric_limits<double>::quiet_NaN() : 0);
   bases.push_back(base);
   Tensor view = alias(base, x.shape(), strides, offset);
@@ -75,6 +76,11 @@ Tensor strided_copy(const Tensor& x, bool exchange, Tensors& bases) {
 }
 
 }  // namespace
+
+Device suite_device() {
+  static const char* const name = std::getenv("BINADE_TEST_DEVICE");
+  return name ? device_from_name(name) : Device{};
+}
 
 std::uint64_t seed_of(std::string_view name) {  // FNV-1a
   std::uint64_t hash = 0xcbf29ce484222325U;
@@ -102,7 +108,7 @@ DrawnInputs draw_inputs(const Sample& sample, DType dtype, Layout layout) {
     Tensor x;
     if (input.kind != Kind::undefined) {
       const DType as = floating_kind(input.kind) ? dtype : input.kind == Kind::index ? DType::i64 : DType::boolean;
-      x = from_vector(draw_values(input, generator), input.shape, {.dtype = as});
+      x = from_vector(draw_values(input, generator), input.shape, {.dtype = as, .device = suite_device()});
       if (layout == Layout::strided) x = strided_copy(x, drawn.inputs.size() % 2 == 0, drawn.bases);
     }
     drawn.inputs.push_back(x);
@@ -118,19 +124,19 @@ Tensors widened(Inputs inputs) {
       continue;
     }
     const DType as = is_floating(x.dtype()) ? DType::f64 : is_integer(x.dtype()) ? DType::i64 : x.dtype();
-    wide.push_back(contiguous_values(cast_values(x.detach(), as)));
+    wide.push_back(contiguous_values(cast_values(x.detach().to(Device{}), as)));
   }
   return wide;
 }
 
-Tensor loss_weights(const Shape& shape, DType dtype) {
+Tensor loss_weights(const Shape& shape, DType dtype, Device device) {
   std::mt19937_64 generator(11);
   std::vector<double> values(static_cast<std::size_t>(shape.numel()));
   for (double& v : values) {
     v = static_cast<double>(1 + generator() % 16) / 8;
     if (generator() % 2 == 0) v = -v;
   }
-  return from_vector(values, shape, {.dtype = dtype});
+  return from_vector(values, shape, {.dtype = dtype, .device = device});
 }
 
 }  // namespace binade::test

@@ -14,11 +14,14 @@ struct DrawnInputs {
   bool poison_is_intact() const;
 };
 
+// Where the suite runs: the device BINADE_TEST_DEVICE names, otherwise the CPU. References stay on the CPU.
+Device suite_device();
+
 DrawnInputs draw_inputs(const Sample& sample, DType dtype, Layout layout);
-// The same values in f64, contiguous; integers as i64, bools as they are, undefined as undefined.
+// The same values in f64, contiguous, on the CPU; integers as i64, bools as they are, undefined as undefined.
 Tensors widened(Inputs inputs);
 // Weights of the result's elements in the loss: multiples of 1/8 up to 2, exact in every dtype, never 0.
-Tensor loss_weights(const Shape& shape, DType dtype);
+Tensor loss_weights(const Shape& shape, DType dtype, Device device = {});
 std::uint64_t seed_of(std::string_view name);
 
 }  // namespace binade::test

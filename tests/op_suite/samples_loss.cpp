@@ -18,7 +18,7 @@ void samples_loss(SampleMap& out) {
       out.push_back({name + " some ignored",
                      [options](Inputs in) {
                        const std::vector<std::int64_t> targets = {3, -100, 0, -100, 6};
-                       return cross_entropy(in[0], from_vector(targets, {5}), options);
+                       return cross_entropy(in[0], from_vector(targets, {5}).to(in[0].device()), options);
                      },
                      {normal({5, 7})},
                      5 * 7});

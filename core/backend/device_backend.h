@@ -1,0 +1,40 @@
+// What a device backend outside libbinade offers, as a table of functions: the CUDA backend is a plugin that a program
+// loads at run time, so that nothing links CUDA and the same program runs with and without a GPU.
+#pragma once
+#include <cstddef>
+
+#include "binade/core/base/device.h"
+
+namespace binade {
+
+// Raised with every change of this file or of the kernel slots; plugin and library must agree.
+inline constexpr int device_backend_abi = 1;
+
+struct ProbeResult {
+  bool usable = false;
+  char text[400] = "";  // one line: why it is not usable, or what there is
+};
+struct DeviceMemory {  // bytes, of the whole device
+  std::size_t free = 0, total = 0;
+};
+
+// Functions may throw Error unless they say otherwise. `device` is an index below device_count().
+struct DeviceBackend {
+  int abi = device_backend_abi;
+  void (*probe)(ProbeResult& result) noexcept;  // the only one to call before it says `usable`
+  int (*device_count)();
+  void (*describe)(int device, char* text, std::size_t size);  // one line for people
+  std::byte* (*allocate)(std::size_t bytes, int device);       // aligned to 256 bytes; null when there is none left
+  void (*deallocate)(std::byte* block, int device) noexcept;
+  DeviceMemory (*memory)(int device);
+  // Ordered with the kernels of the device. Returns when the host's memory may be changed or read.
+  void (*copy)(std::byte* to, Device to_device, const std::byte* from, Device from_device, std::size_t bytes);
+  void (*synchronize)(int device);  // waits for everything; throws what kernels found wrong meanwhile
+  void (*provide_kernels)();
+};
+
+// The plugin's only symbol, extern "C": its table, or null where it was built for another `abi`.
+using DeviceBackendEntry = const DeviceBackend* (*)(int abi);
+inline constexpr const char* cuda_backend_entry = "binade_cuda_backend";
+
+}  // namespace binade

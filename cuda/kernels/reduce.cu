@@ -1,0 +1,227 @@
+// Reductions over any set of dimensions: sum, amax, amin, var, norm, logsumexp.
+//
+// Each output's elements are cut into pieces by the shape alone; a piece is reduced by one block (elements side by side)
+// or by one thread (outputs side by side), at most 16 floats before they join a double; pieces are combined in order.
+#include "binade/cuda/kernels/launch.h"
+// launch.h first
+#include <limits>
+#include <optional>
+
+#include "binade/core/backend/kernels.h"
+#include "binade/core/backend/memory.h"
+#include "binade/cuda/kernels/block.h"
+#include "binade/cuda/kernels/reduce_dims.h"
+
+namespace binade::cuda {
+namespace {
+
+enum class Reducer { sum, sum_squares, sum_centred_squares, sum_exp, max, min };
+
+template <class C>
+using Total = std::conditional_t<std::is_same_v<C, std::int64_t>, std::int64_t, double>;
+
+template <Reducer kind, class T>
+__device__ T start_value() {
+  using Limits = std::numeric_limits<T>;
+  if (kind == Reducer::max) return Limits::has_infinity ? -Limits::infinity() : Limits::lowest();
+  if (kind == Reducer::min) return Limits::has_infinity ? Limits::infinity() : Limits::max();
+  return T(0);
+}
+
+template <Reducer kind>
+struct Combine {
+  template <class T>
+  __device__ T operator()(T a, T b) const {  // NaN propagates
+    if constexpr (kind == Reducer::max) return b > a || b != b ? b : a;
+    if constexpr (kind == Reducer::min) return b < a || b != b ? b : a;
+    return a + b;
+  }
+};
+
+// What x adds. Squares are taken in double: a float's may leave the range of floats.
+template <Reducer kind, class C>
+__device__ auto term(C x, Total<C> shift) {
+  if constexpr (kind == Reducer::sum_squares) {
+    return static_cast<double>(x) * static_cast<double>(x);
+  } else if constexpr (kind == Reducer::sum_centred_squares) {
+    const C distance = x - static_cast<C>(shift);
+    return distance * distance;
+  } else if constexpr (kind == Reducer::sum_exp) {
+    return static_cast<C>(exp(x - static_cast<C>(shift)));
+  } else {
+    return x;
+  }
+}
+
+// Elements first, first + step, ... below last of one output, from where x starts.
+template <Reducer kind, class C>
+__device__ Total<C> reduce_elements(const Span& x, const ReduceDims& dims, std::int64_t first, std::int64_t last,
+                                    std::int64_t step, Total<C> shift) {
+  constexpr int in_narrow = 16;  // added up in C before they join the total
+  using Part = decltype(term<kind>(C(0), shift));
+  const Combine<kind> combine;
+  Total<C> total = start_value<kind, Total<C>>();
+  for (std::int64_t i = first; i < last;) {
+    Part part = start_value<kind, Part>();
+    for (int k = 0; k < in_narrow && i < last; ++k, i += step) {
+      part = combine(part, term<kind>(x.get<C>(dims.x_step(i)), shift));
+    }
+    total = combine(total, static_cast<Total<C>>(part));
+  }
+  return total;
+}
+
+// totals[piece * outputs + output]. Block (x: output, y: piece).
+template <Reducer kind, class C>
+__global__ void __launch_bounds__(block_threads) reduce_rows_kernel(Span x, ReduceDims dims, const Total<C>* shifts,
+                                                                    Total<C>* totals, std::int64_t piece_length) {
+  SHARED(Total<C>, shared, max_warps);
+  const std::int64_t output = blockIdx.x, first = blockIdx.y * piece_length;
+  const std::int64_t last = first + piece_length < dims.reduced.count ? first + piece_length : dims.reduced.count;
+  const Total<C> total =
+      reduce_elements<kind, C>(x.from(dims.x_start(output)), dims, first + threadIdx.x, last, blockDim.x,
+                               shifts ? shifts[output] : Total<C>(0));
+  const Total<C> all = reduce_block(total, shared, Combine<kind>());
+  if (threadIdx.x == 0) totals[blockIdx.y * dims.kept.count + output] = all;
+}
+
+// One thread per output and piece (block's y).
+template <Reducer kind, class C>
+__global__ void __launch_bounds__(block_threads) reduce_columns_kernel(Span x, ReduceDims dims, const Total<C>* shifts,
+                                                                       Total<C>* totals, std::int64_t piece_length) {
+  const std::int64_t output = global_thread(), first = blockIdx.y * piece_length;
+  if (output >= dims.kept.count) return;
+  const std::int64_t last = first + piece_length < dims.reduced.count ? first + piece_length : dims.reduced.count;
+  totals[blockIdx.y * dims.kept.count + output] = reduce_elements<kind, C>(
+      x.from(dims.x_start(output)), dims, first, last, 1, shifts ? shifts[output] : Total<C>(0));
+}
+
+enum class Finish { scale, root, log_plus_shift };
+struct Finishing {
+  Finish how = Finish::scale;
+  double factor = 1;
+  bool accumulate = false;
+};
+
+// Combines the pieces of each output in order and stores the result in y, in wide memory, or both.
+template <Reducer kind, class T>
+__global__ void __launch_bounds__(block_threads) finish_kernel(const T* totals, std::int64_t pieces, ReduceDims dims,
+                                                               Finishing finishing, const T* shifts, Span y, T* wide) {
+  const std::int64_t output = global_thread();
+  if (output >= dims.kept.count) return;
+  T total = totals[output];
+  for (std::int64_t p = 1; p < pieces; ++p) total = Combine<kind>()(total, totals[p * dims.kept.count + output]);
+  if constexpr (std::is_same_v<T, double>) {
+    if (finishing.how == Finish::scale && finishing.factor != 1) total *= finishing.factor;
+    if (finishing.how == Finish::root) total = sqrt(total);
+    if (finishing.how == Finish::log_plus_shift) {
+      const double most = shifts[output];
+      total = isfinite(most) ? most + log(total) : most;
+    }
+  }
+  if (wide) wide[output] = total;
+  if (!y) return;
+  const std::int64_t at = dims.y_at(output);
+  if (std::is_same_v<T, std::int64_t> && is_floating(y.dtype)) {
+    const double scaled = static_cast<double>(total) * finishing.factor;
+    y.set(at, scaled + (finishing.accumulate ? y.get<double>(at) : 0.0));
+  } else {
+    y.set(at, static_cast<T>(total + (finishing.accumulate ? y.get<T>(at) : T(0))));
+  }
+}
+
+// Reduces x; the results go to y (where given) and to `wide` (one total per output, where given).
+template <Reducer kind, class C>
+void reduce(const TensorView& x, const ReduceDims& dims, Finishing finishing, const Total<C>* shifts, Span y,
+            Total<C>* wide) {
+  const std::int64_t outputs = dims.kept.count, count = dims.reduced.count;
+  if (outputs == 0) return;
+  const bool columns = dims.columns_contiguous();
+  // Enough pieces to occupy a GPU when there are few outputs, none shorter than pays.
+  const std::int64_t shortest = columns ? 64 : 4096, enough = columns ? 65536 : 512;
+  std::int64_t pieces = std::clamp<std::int64_t>(enough / outputs, 1, std::max<std::int64_t>(1, count / shortest));
+  pieces = std::min<std::int64_t>(pieces, 1024);
+  const std::int64_t length = std::max<std::int64_t>(1, (count + pieces - 1) / pieces);
+  const Scratch totals(static_cast<std::size_t>(outputs * pieces) * sizeof(Total<C>), x.device);
+  LaunchConfig config = one_thread_each(outputs, x.device);
+  const LaunchConfig finish = config;
+  config.grid.y = static_cast<unsigned>(pieces);
+  if (columns) {
+    launch(config, reduce_columns_kernel<kind, C>, span_of(x), dims, shifts, totals.as<Total<C>>(), length);
+  } else {
+    config.grid.x = static_cast<unsigned>(outputs);
+    config.block.x = std::min<unsigned>(row_threads(length, 4), block_threads);
+    launch(config, reduce_rows_kernel<kind, C>, span_of(x), dims, shifts, totals.as<Total<C>>(), length);
+  }
+  launch(finish, finish_kernel<kind, Total<C>>, static_cast<const Total<C>*>(totals.as<Total<C>>()), pieces, dims,
+         finishing, shifts, y, wide);
+}
+
+void sum(TensorView x, TensorView y, double scale, bool accumulate) {
+  const ReduceDims dims = reduce_dims(x, y);
+  with_exact_type(x.dtype, [&]<class C>() {
+    reduce<Reducer::sum, C>(x, dims, {Finish::scale, scale, accumulate}, nullptr, span_of(y), nullptr);
+  });
+}
+
+template <Reducer kind>
+void extreme(TensorView x, TensorView y) {
+  const ReduceDims dims = reduce_dims(x, y);
+  check(dims.reduced.count > 0 || dims.kept.count == 0, kind == Reducer::max ? "max" : "min",
+        ": no elements to reduce in shape ", x.shape);
+  with_exact_type(x.dtype, [&]<class C>() { reduce<kind, C>(x, dims, {}, nullptr, span_of(y), nullptr); });
+}
+
+template <class Body>
+void with_compute_type(DType dtype, const char* what, const Body& body) {
+  check(is_floating(dtype), what, ": needs a floating dtype, got ", dtype);
+  if (dtype == DType::f64) return body.template operator()<double>();
+  body.template operator()<float>();
+}
+
+// Two passes: the mean, then the squares around it.
+void var(TensorView x, TensorView mean, TensorView y, double correction) {
+  const ReduceDims dims = reduce_dims(x, y);
+  if (dims.kept.count == 0) return;
+  const double count = static_cast<double>(dims.reduced.count), divisor = std::max(0.0, count - correction);
+  const Scratch means(static_cast<std::size_t>(dims.kept.count) * sizeof(double), x.device);
+  with_compute_type(x.dtype, "var", [&]<class C>() {
+    // mean lies as y does
+    reduce<Reducer::sum, C>(x, mean ? reduce_dims(x, mean) : dims, {Finish::scale, 1 / count, false}, nullptr,
+                            span_of(mean), means.as<double>());
+    const double factor = count == 0 ? std::numeric_limits<double>::quiet_NaN() : 1 / divisor;
+    reduce<Reducer::sum_centred_squares, C>(x, dims, {Finish::scale, factor, false}, means.as<double>(), span_of(y),
+                                            nullptr);
+  });
+}
+
+void norm(TensorView x, TensorView y) {
+  const ReduceDims dims = reduce_dims(x, y);
+  with_compute_type(x.dtype, "norm", [&]<class C>() {
+    reduce<Reducer::sum_squares, C>(x, dims, {Finish::root, 1, false}, nullptr, span_of(y), nullptr);
+  });
+}
+
+void logsumexp(TensorView x, TensorView y) {
+  const ReduceDims dims = reduce_dims(x, y);
+  if (dims.kept.count == 0) return;
+  const Scratch most(static_cast<std::size_t>(dims.kept.count) * sizeof(double), x.device);
+  with_compute_type(x.dtype, "logsumexp", [&]<class C>() {
+    reduce<Reducer::max, C>(x, dims, {}, nullptr, {}, most.as<double>());
+    reduce<Reducer::sum_exp, C>(x, dims, {Finish::log_plus_shift, 1, false}, most.as<double>(), span_of(y), nullptr);
+  });
+}
+
+}  // namespace
+
+void provide_reduce();
+void provide_reduce() {
+  kernel::sum.provide(DeviceType::cuda, sum);
+  kernel::amax.provide(DeviceType::cuda, extreme<Reducer::max>);
+  kernel::amin.provide(DeviceType::cuda, extreme<Reducer::min>);
+  kernel::var.provide(DeviceType::cuda, var);
+  kernel::norm.provide(DeviceType::cuda, norm);
+  kernel::logsumexp.provide(DeviceType::cuda, logsumexp);
+}
+
+}  // namespace binade::cuda

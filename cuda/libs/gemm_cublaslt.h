@@ -1,0 +1,29 @@
+// One strided-batched product through cuBLASLt, in row-major terms.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "binade/core/base/device.h"
+#include "binade/core/base/dtype.h"
+
+namespace binade::cuda {
+
+struct GemmOperand {  // element (i, j) lies at i * lead + j, or at j * lead + i where transposed
+  std::byte* data = nullptr;  // aligned to 16 bytes
+  DType dtype = DType::f32;
+  bool transposed = false;
+  std::int64_t lead = 1, batch_stride = 0;  // elements
+};
+
+// c [m, n] (+)= a [m, k] b [k, n] + bias [n], `batch` times; summed in f32 (f64 for f64). a and b have one dtype: f64,
+// f32, f16 or bf16; c has the same, or f32 for 16-bit ones, and is not transposed. bias: c's dtype, or null; with f64
+// and with accumulate it must be null. All sizes > 0.
+struct Gemm {
+  std::int64_t m, n, k, batch = 1;
+  GemmOperand a, b, c;
+  const std::byte* bias = nullptr;
+  bool accumulate = false;
+};
+void run_gemm(const Gemm& gemm, Device device);
+
+}  // namespace binade::cuda

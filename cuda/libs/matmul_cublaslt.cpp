@@ -1,0 +1,136 @@
+// kernel::matmul: views of any strides become products cuBLASLt can do. What cannot be used as it lies (strides, 16-byte
+// alignment, FP8) is copied first; FP8 values are exact in bf16.
+#include <optional>
+#include <utility>
+
+#include "binade/core/backend/kernels.h"
+#include "binade/core/backend/memory.h"
+#include "binade/core/tensor/tensor_impl.h"
+#include "binade/cuda/libs/gemm_cublaslt.h"
+
+namespace binade::cuda {
+
+namespace {
+
+bool aligned(const std::byte* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; }
+
+// The matrix of the last two dims as one operand; false where neither rows nor columns are contiguous.
+bool describe(const TensorView& x, GemmOperand& operand) {
+  const std::int64_t rows = x.size(-2), columns = x.size(-1), row = x.stride(-2), column = x.stride(-1);
+  operand = {x.data, x.dtype, false, 1, 0};
+  if ((column == 1 || columns == 1) && (row >= columns || rows == 1)) {
+    operand.lead = rows == 1 ? columns : row;
+    return true;
+  }
+  operand.transposed = true;
+  operand.lead = columns == 1 ? rows : column;
+  return (row == 1 || rows == 1) && (column >= rows || columns == 1);
+}
+
+// The batch dims as one: their common stride, or nothing where they do not run on.
+std::optional<std::int64_t> batch_stride(const TensorView& x) {
+  std::int64_t stride = 0, count = 1;
+  for (int d = x.dim() - 3; d >= 0; --d) {
+    if (x.size(d) == 1) continue;
+    if (count == 1) {
+      stride = x.stride(d);
+    } else if (x.stride(d) != stride * count) {
+      return {};
+    }
+    count *= x.size(d);
+  }
+  return stride;
+}
+
+// An operand as products can use it: itself, or a contiguous copy that lives as long as this.
+class Prepared {
+ public:
+  Prepared(const TensorView& x, DType dtype) : view_(x) {
+    GemmOperand unused;
+    const bool one_stride = batch_stride(x).has_value();
+    if (x.dtype == dtype && aligned(x.data) && one_stride && describe(x, unused)) return;
+    // A matrix that every product of the batch shares is copied once; stride 0 stays stride 0.
+    const bool shared = one_stride && *batch_stride(x) == 0;
+    TensorView source = x;
+    for (int d = 0; d < x.dim() - 2 && shared; ++d) source.shape[d] = 1;
+    view_ = source;
+    view_.dtype = dtype;
+    view_.strides = contiguous_strides(source.shape);
+    memory_.emplace(static_cast<std::size_t>(source.numel() * size_of(dtype)), x.device);
+    view_.data = memory_->as<std::byte>();
+    kernel::copy(source, view_);
+    for (int d = 0; d < x.dim() - 2 && shared; ++d) view_.strides[d] = 0;
+    view_.shape = x.shape;
+  }
+  const TensorView& view() const { return view_; }
+
+ private:
+  TensorView view_;
+  std::optional<Scratch> memory_;
+};
+
+// a, b prepared; c usable_result(); bias: c's dtype, or absent.
+void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, const TensorView& c, bool accumulate) {
+  const std::int64_t m = c.size(-2), n = c.size(-1);
+  Gemm gemm{.m = m, .n = n, .k = a.size(-1), .batch = c.numel() / (m * n), .a = {}, .b = {}, .c = {},
+            .bias = bias.data, .accumulate = accumulate};
+  for (const auto& [view, operand] : {std::pair{&a, &gemm.a}, {&b, &gemm.b}, {&c, &gemm.c}}) {
+    describe(*view, *operand);
+    operand->batch_stride = *batch_stride(*view);
+  }
+  run_gemm(gemm, c.device);
+}
+
+bool usable_result(const TensorView& c, DType product) {
+  GemmOperand operand;
+  const bool dtype_fits = c.dtype == product || (c.dtype == DType::f32 && size_of(product) == 2);
+  if (!dtype_fits || !aligned(c.data) || !describe(c, operand) || operand.transposed) return false;
+  return batch_stride(c).has_value();
+}
+
+void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::MatmulOptions options) {
+  if (c.numel() == 0) return;
+  check(is_floating(a.dtype) && a.dtype == b.dtype, "matmul: a and b must have one floating dtype, got ", a.dtype,
+        " and ", b.dtype);
+  if (a.size(-1) == 0) {  // a sum of nothing
+    if (!options.accumulate) kernel::fill(c, 0);
+    if (bias) kernel::add_into(detail::broadcast_view(bias, c.shape), c, 1);
+    return;
+  }
+  const DType product = size_of(a.dtype) == 1 ? DType::bf16 : a.dtype;
+  TensorView result = c;
+  std::optional<Scratch> memory;
+  const bool direct = usable_result(c, product);
+  if (!direct) {  // summed elsewhere, in f32 (f64), and rounded once
+    result.dtype = product == DType::f64 ? DType::f64 : DType::f32;
+    result.strides = contiguous_strides(c.shape);
+    memory.emplace(static_cast<std::size_t>(c.numel() * size_of(result.dtype)), c.device);
+    result.data = memory->as<std::byte>();
+  }
+  bool accumulate = options.accumulate && direct;
+  // The library adds a bias only to an overwritten result, and not in f64; there the result starts from it.
+  std::optional<Prepared> vector;
+  TensorView given;
+  if (bias && product != DType::f64 && !accumulate) {
+    TensorView row = bias;
+    row.shape = {1, bias.size(-1)};
+    row.strides = {bias.size(-1), bias.stride(-1)};
+    vector.emplace(row, result.dtype);
+    given = vector->view();
+  } else if (bias) {
+    const TensorView spread = detail::broadcast_view(bias, result.shape);
+    accumulate ? kernel::add_into(spread, result, 1) : kernel::copy(spread, result);
+    accumulate = true;
+  }
+  const Prepared left(a, product), right(b, product);
+  multiply(left.view(), right.view(), given, result, accumulate);
+  if (direct) return;
+  options.accumulate ? kernel::add_into(result, c, 1) : kernel::copy(result, c);
+}
+
+}  // namespace
+
+void provide_matmul_cublaslt();
+void provide_matmul_cublaslt() { kernel::matmul.provide(DeviceType::cuda, matmul); }
+
+}  // namespace binade::cuda

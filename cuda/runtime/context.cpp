@@ -1,0 +1,156 @@
+#include "binade/cuda/runtime/context.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "binade/core/base/error.h"
+#include "binade/cuda/runtime/check.h"
+
+namespace binade::cuda {
+
+namespace {
+
+// Pinned memory that transfers pass through, in slots used in turn. The host writes into a slot only when the copy that
+// last read it is done, so that a training step's small copies to the device wait for nothing.
+class Staging {
+ public:
+  static constexpr std::size_t slots = 16, slot_bytes = std::size_t{1} << 20;
+
+  void create() {
+    void* memory = nullptr;
+    cuda_check(cudaHostAlloc(&memory, slots * slot_bytes, cudaHostAllocDefault), "pinned memory for transfers");
+    memory_ = static_cast<std::byte*>(memory);
+    for (cudaEvent_t& event : done_) {
+      cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event for transfers");
+    }
+  }
+  std::byte* slot(std::size_t i) const { return memory_ + i * slot_bytes; }
+
+  void to_device(std::byte* to, const std::byte* from, std::size_t bytes, cudaStream_t stream) {
+    for (std::size_t at = 0; at < bytes; at += slot_bytes, next_ = (next_ + 1) % slots) {
+      const std::size_t length = std::min(slot_bytes, bytes - at);
+      cuda_check(cudaEventSynchronize(done_[next_]), "wait for an earlier copy to the device");
+      std::memcpy(slot(next_), from + at, length);
+      cuda_check(cudaMemcpyAsync(to + at, slot(next_), length, cudaMemcpyHostToDevice, stream), "copy to the device");
+      cuda_check(cudaEventRecord(done_[next_], stream), "event record");
+    }
+  }
+  // Stream order protects the slots here: copies out of them come first.
+  void to_host(std::byte* to, const std::byte* from, std::size_t bytes, cudaStream_t stream) {
+    for (std::size_t at = 0; at < bytes; at += slots * slot_bytes) {
+      const std::size_t length = std::min(slots * slot_bytes, bytes - at);
+      cuda_check(cudaMemcpyAsync(memory_, from + at, length, cudaMemcpyDeviceToHost, stream), "copy to the host");
+      cuda_check(cudaStreamSynchronize(stream), "wait for a copy to the host");
+      std::memcpy(to + at, memory_, length);
+    }
+  }
+
+ private:
+  std::byte* memory_ = nullptr;
+  std::array<cudaEvent_t, slots> done_{};
+  std::size_t next_ = 0;
+};
+
+struct Context {
+  std::once_flag created;
+  std::mutex mutex;  // of the members below the stream
+  cudaStream_t stream = nullptr;
+  cudaEvent_t reached = nullptr;  // orders other devices' streams after this one
+  IndexFault* fault = nullptr;
+  Staging staging;
+};
+
+void create(Context& c) {
+  cuda_check(cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking), "create the compute stream");
+  cuda_check(cudaEventCreateWithFlags(&c.reached, cudaEventDisableTiming), "create an event");
+  c.staging.create();
+  void* fault = nullptr;
+  cuda_check(cudaMallocAsync(&fault, sizeof(IndexFault), c.stream), "memory for index checks");
+  c.fault = static_cast<IndexFault*>(fault);
+  cuda_check(cudaMemsetAsync(c.fault, 0, sizeof(IndexFault), c.stream), "clear the index checks");
+}
+
+Context& context(Device device) {
+  // Never destroyed: the driver may be gone before static destructors run.
+  static auto* contexts = new std::vector<Context>(static_cast<std::size_t>(device_count()));
+  check(device.index >= 0 && device.index < static_cast<int>(contexts->size()), "cuda: there is no device ",
+        to_text(device));
+  cuda_check(cudaSetDevice(device.index), "select the device");
+  Context& c = (*contexts)[static_cast<std::size_t>(device.index)];
+  std::call_once(c.created, [&] { create(c); });
+  return c;
+}
+
+std::string explain(const IndexFault& f) {
+  const std::string value = std::to_string(f.value), position = std::to_string(f.position),
+                    limit = std::to_string(f.limit);
+  switch (f.user) {
+    case IndexUser::embedding:
+      return "embedding: index out of range for " + limit + " rows: position " + position + " has " + value;
+    case IndexUser::cross_entropy:
+      return "cross_entropy: targets must be in [0, " + limit + ") or ignore_index: row " + position + " has " + value;
+    case IndexUser::gather: return "gather: index out of range: " + value + " along a dim of size " + limit;
+    case IndexUser::scatter_add: return "scatter_add: index out of range: " + value + " along a dim of size " + limit;
+  }
+  return "index out of range: " + value;
+}
+
+// Throws for a bad index since the last call. Waits for the stream. c.mutex is held.
+void report_faults(Context& c) {
+  IndexFault found;
+  c.staging.to_host(reinterpret_cast<std::byte*>(&found), reinterpret_cast<const std::byte*>(c.fault), sizeof found,
+                    c.stream);
+  if (!found.raised) return;
+  cuda_check(cudaMemsetAsync(c.fault, 0, sizeof(IndexFault), c.stream), "clear the index checks");
+  fail({explain(found), " (found on the device, reported at this synchronisation)"});
+}
+
+// What is pushed to `later` from now on runs after what `earlier` holds now.
+void order(Context& earlier, Device earlier_device, Context& later, Device later_device) {
+  cuda_check(cudaSetDevice(earlier_device.index), "select the device");
+  cuda_check(cudaEventRecord(earlier.reached, earlier.stream), "event record");
+  cuda_check(cudaSetDevice(later_device.index), "select the device");
+  cuda_check(cudaStreamWaitEvent(later.stream, earlier.reached, 0), "wait for another device");
+}
+
+}  // namespace
+
+int device_count() {
+  int count = 0;
+  cuda_check(cudaGetDeviceCount(&count), "count the devices");
+  return count;
+}
+
+cudaStream_t stream_of(Device device) { return context(device).stream; }
+IndexFault* index_fault_of(Device device) { return context(device).fault; }
+
+void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, std::size_t bytes) {
+  if (to_device.type == DeviceType::cpu) {
+    Context& c = context(from_device);
+    const std::lock_guard lock(c.mutex);
+    report_faults(c);
+    c.staging.to_host(to, from, bytes, c.stream);
+  } else if (from_device.type == DeviceType::cpu) {
+    Context& c = context(to_device);
+    const std::lock_guard lock(c.mutex);
+    c.staging.to_device(to, from, bytes, c.stream);
+  } else {
+    Context &source = context(from_device), &target = context(to_device);
+    const std::scoped_lock lock(source.mutex, target.mutex);
+    order(source, from_device, target, to_device);
+    cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, target.stream), "copy between devices");
+    order(target, to_device, source, from_device);  // before the source's memory is used again
+  }
+}
+
+void wait_for(Device device) {
+  Context& c = context(device);
+  const std::lock_guard lock(c.mutex);
+  report_faults(c);
+}
+
+}  // namespace binade::cuda

@@ -1,0 +1,22 @@
+// What binade keeps per GPU: one compute stream, pinned memory for transfers, and the note of bad indices.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include "binade/core/base/device.h"
+#include "binade/cuda/runtime/index_fault.h"
+
+namespace binade::cuda {
+
+int device_count();
+
+// All kernels and copies of a device run on its one stream, in order; never on the legacy default stream. The call
+// makes the device current for the calling thread.
+cudaStream_t stream_of(Device device);
+IndexFault* index_fault_of(Device device);  // device memory, for kernels that check indices
+
+// Ordered on the devices' streams. Returns when the host's side may be changed or read; a copy to the host first
+// throws what index_fault_of() noted.
+void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, std::size_t bytes);
+void wait_for(Device device);  // everything on the device; throws what index_fault_of() noted
+
+}  // namespace binade::cuda
