@@ -48,7 +48,7 @@ function(binade_simulated_kernels target flavour)
   endforeach()
   add_library(${target} OBJECT EXCLUDE_FROM_ALL ${stubs})
   binade_simulated_code(${target})
-  target_compile_options(${target} PRIVATE -include ${binade_device_sim_dir}/simt.h -g1 -ffp-contract=off
+  target_compile_options(${target} PRIVATE -include ${binade_device_sim_dir}/simt.h -g1 -gdwarf-4 -ffp-contract=off
     -Wall -Wextra -Wno-unknown-pragmas $<$<BOOL:${BINADE_WERROR}>:-Werror>)
   if(flavour STREQUAL "checked")
     target_compile_options(${target} PRIVATE -O1 -fsanitize=thread,alignment)

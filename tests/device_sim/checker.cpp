@@ -77,7 +77,7 @@ std::string access_text(Address a, std::size_t bytes, Access access) {
 [[noreturn]] void race(Address a, std::size_t bytes, Access access, const char* earlier, unsigned thread,
                        bool other_block, const void* code) {
   the_grid().fail(cudaErrorLaunchFailure, other_block ? "block-race" : "shared-race",
-                  access_text(a, bytes, access) + " after a " + earlier + " by thread " + std::to_string(thread) +
+                  access_text(a, bytes, access) + " after " + earlier + " by thread " + std::to_string(thread) +
                       (other_block ? " of another block, nothing orders them"
                                    : " of the block, no barrier between them (" + std::string(memory_word(a)) + " memory)"),
                   code);
@@ -86,7 +86,7 @@ std::string access_text(Address a, std::size_t bytes, Access access) {
 [[noreturn]] void unordered(Address a, std::size_t bytes, Access access, const char* earlier, const char* operation,
                             const void* code) {
   the_grid().fail(cudaErrorLaunchFailure, "stream-order",
-                  access_text(a, bytes, access) + " is not ordered after a " + earlier + " by " + operation, code);
+                  access_text(a, bytes, access) + " is not ordered after " + earlier + " by " + operation, code);
 }
 
 enum class Relation { ordered, same_block, other_block, other_operation };
@@ -124,16 +124,16 @@ void check_races(Address granule, unsigned mask, Address a, std::size_t bytes, A
   if (cell.write_mask & mask) {
     const Relation r = relation(granule, cell.write_epoch, cell.write_warp, cell.writer, 0);
     if (!both_atomic || r == Relation::other_operation) {
-      judge(a, bytes, access, r, cell.write_atomic ? "atomic update" : "write", cell.writer, cell.write_epoch, code);
+      judge(a, bytes, access, r, cell.write_atomic ? "an atomic update" : "a write", cell.writer, cell.write_epoch, code);
     }
   }
   if (access != Access::read && (cell.read_mask & mask)) {
     const Relation r = relation(granule, cell.read_epoch, cell.read_warp, cell.reader, cell.readers);
-    judge(a, bytes, access, r, "read", cell.reader, cell.read_epoch, code);
+    judge(a, bytes, access, r, "a read", cell.reader, cell.read_epoch, code);
     if (cell.read_elsewhere) {
       const auto [first, last] = other_readers().equal_range(granule);
       for (auto it = first; it != last; ++it) {
-        if (!the_grid().clock().covers(it->second)) unordered(a, bytes, access, "read", "another stream", code);
+        if (!the_grid().clock().covers(it->second)) unordered(a, bytes, access, "a read", "another stream", code);
       }
       other_readers().erase(first, last);
       cell.read_elsewhere = 0;
@@ -187,7 +187,7 @@ void check_device_access(Address a, std::size_t bytes, Access access, const void
   }
   if (fresh && is_device_address(a) && cell_of(a).write_epoch == 0) {  // the first use of this memory
     const Allocation* owner = device_memory().find(a);
-    if (owner && !grid.clock().covers(owner->birth)) unordered(a, bytes, access, "allocation", owner->api, code);
+    if (owner && !grid.clock().covers(owner->birth)) unordered(a, bytes, access, "its allocation", owner->api, code);
   }
   for (std::size_t i = 0; i < bytes;) {
     const Address granule = (a + i) & ~Address{1};

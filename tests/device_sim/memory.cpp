@@ -81,7 +81,7 @@ const Allocation* DeviceMemory::allocate(int device, std::size_t bytes, const ch
   std::memset(reinterpret_cast<void*>(a.address), 0xff, aligned);  // NaN: nobody may count on zeros
   if (settings().protect && !is_open()) protect(a, false);
   used_[device] += mapped;
-  freed_.erase(a.address);
+  freed_.erase(freed_.lower_bound(start), freed_.lower_bound(start + mapped));  // former owners of these pages
   return &live_.emplace(a.address, a).first->second;
 }
 
