@@ -27,7 +27,14 @@ set(binade_device_sim_dir ${PROJECT_SOURCE_DIR}/tests/device_sim)
 function(binade_simulated_code target)
   target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_include_directories(${target} PRIVATE $<TARGET_PROPERTY:binade,INCLUDE_DIRECTORIES>)
-  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+endfunction()
+
+# Puts the simulator into a program or plugin. -Bsymbolic: its runtime answers, whatever else the program has loaded.
+function(binade_link_simulator target)
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:binade_device_simulator>)
+  target_link_options(${target} PRIVATE -Wl,--wrap=dlopen -Wl,-Bsymbolic)
+  set_target_properties(${target} PROPERTIES ENABLE_EXPORTS ON)
+  target_link_libraries(${target} PRIVATE binade Threads::Threads ${CMAKE_DL_LIBS})
 endfunction()
 
 file(GLOB simulator_sources CONFIGURE_DEPENDS ${binade_device_sim_dir}/*.cpp)
@@ -58,15 +65,12 @@ endfunction()
 function(binade_simulated_plugin name flavour)
   cmake_parse_arguments(arg "" "" "KERNELS;HOST;INCLUDES" ${ARGN})
   binade_simulated_kernels(${name}_kernels ${flavour} ${arg_KERNELS})
-  add_library(${name} SHARED EXCLUDE_FROM_ALL ${arg_HOST}
-    $<TARGET_OBJECTS:${name}_kernels> $<TARGET_OBJECTS:binade_device_simulator>)
+  add_library(${name} MODULE EXCLUDE_FROM_ALL ${arg_HOST} $<TARGET_OBJECTS:${name}_kernels>)
   binade_own_code(${name})
   binade_simulated_code(${name})
+  binade_link_simulator(${name})
   target_include_directories(${name} PRIVATE ${arg_INCLUDES})
   target_include_directories(${name}_kernels PRIVATE ${arg_INCLUDES})
-  # The simulated runtime must answer the plugin's calls, whatever else the program has loaded.
-  target_link_options(${name} PRIVATE -Wl,-Bsymbolic)
-  target_link_libraries(${name} PRIVATE binade Threads::Threads ${CMAKE_DL_LIBS})
   set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/device_sim)
 endfunction()
 
@@ -77,13 +81,13 @@ set(right_kernels ${binade_device_sim_dir}/self_test/right_kernels.cu)
 set(planted_kernels ${binade_device_sim_dir}/self_test/planted_kernels.cu)
 foreach(flavour checked fast)
   binade_simulated_kernels(device_sim_${flavour}_kernels ${flavour} ${right_kernels} ${planted_kernels})
-  add_executable(test_device_sim_${flavour} ${self_tests}
-    $<TARGET_OBJECTS:device_sim_${flavour}_kernels> $<TARGET_OBJECTS:binade_device_simulator>)
+  add_executable(test_device_sim_${flavour} ${self_tests} $<TARGET_OBJECTS:device_sim_${flavour}_kernels>)
   binade_test_code(test_device_sim_${flavour})
   binade_simulated_code(test_device_sim_${flavour})
+  binade_link_simulator(test_device_sim_${flavour})
   target_compile_definitions(test_device_sim_${flavour} PRIVATE
     BINADE_SIM_CHECKED=$<STREQUAL:${flavour},checked>)
-  target_link_libraries(test_device_sim_${flavour} PRIVATE GTest::gtest GTest::gtest_main ${CMAKE_DL_LIBS})
+  target_link_libraries(test_device_sim_${flavour} PRIVATE GTest::gtest GTest::gtest_main)
   add_test(NAME device_sim_${flavour}
     COMMAND test_device_sim_${flavour} --gtest_output=json:${PROJECT_BINARY_DIR}/results/device_sim_${flavour}.json
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
