@@ -74,6 +74,21 @@ function(binade_simulated_plugin name flavour)
   set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/device_sim)
 endfunction()
 
+# ---- the CUDA backend as plugins for the simulated device
+
+file(GLOB cuda_kernel_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/kernels/*.cu)
+file(GLOB cuda_host_files CONFIGURE_DEPENDS
+  ${PROJECT_SOURCE_DIR}/cuda/runtime/*.cpp ${PROJECT_SOURCE_DIR}/cuda/libs/*.cpp)
+if(cuda_kernel_files AND cuda_host_files)
+  set(provide_simulated ${generated}/provide_simulated_kernels.cpp)
+  binade_generate_provide_kernels(${provide_simulated} cuda ${cuda_kernel_files} ${cuda_host_files})
+  foreach(flavour checked fast)
+    binade_simulated_plugin(binade_cuda_sim_${flavour} ${flavour}
+      KERNELS ${cuda_kernel_files} HOST ${cuda_host_files} ${provide_simulated})
+    target_compile_definitions(binade_cuda_sim_${flavour} PRIVATE BINADE_CUDA_ARCHITECTURES="90")
+  endforeach()
+endif()
+
 # ---- the simulator's own tests
 
 file(GLOB self_tests CONFIGURE_DEPENDS ${binade_device_sim_dir}/self_test/*.cpp)
