@@ -1,6 +1,6 @@
 // What a kernel file sees when the host compiler builds it for the simulated device (-include this file): the names of
 // CUDA's device language, and binade::cuda's launch(), SHARED, SHARED1, DYN_SHARED. cuda/kernels/launch.h then adds
-// nothing. A kernel keeps to the rules in docs/mixed_precision.md, "Simulated device"; nothing here is ever installed.
+// nothing. A kernel keeps to the rules in docs/simulated_device.md; nothing here is ever installed.
 #pragma once
 #define BINADE_CUDA_LAUNCH_H
 

@@ -152,6 +152,10 @@ __global__ void coordinates_kernel(unsigned* out) {
       blockIdx.x | blockIdx.y << 4 | blockIdx.z << 8 | threadIdx.x << 12 | threadIdx.y << 18 | threadIdx.z << 24;
 }
 
+__global__ void arrival_order_kernel(int* next, int* out) {
+  out[atomicAdd(next, 1)] = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+}
+
 __global__ void barrier_counts_kernel(int* out) {
   const int t = static_cast<int>(threadIdx.x);
   out[t * 3] = __syncthreads_count(t % 3 == 0);
@@ -224,6 +228,9 @@ void warp_operations(unsigned* out, cudaStream_t stream) {
 }
 void coordinates(unsigned* out, dim3 grid, dim3 block, cudaStream_t stream) {
   launch(LaunchConfig{grid, block, 0, stream}, coordinates_kernel, out);
+}
+void arrival_order(int* next, int* out, cudaStream_t stream) {
+  launch(LaunchConfig{dim3(4), dim3(64), 0, stream}, arrival_order_kernel, next, out);
 }
 void barrier_counts(int* out, cudaStream_t stream) {
   launch(LaunchConfig{dim3(1), dim3(96), 0, stream}, barrier_counts_kernel, out);

@@ -22,6 +22,8 @@ inline constexpr int warp_results = 17;
 void warp_operations(unsigned* out, cudaStream_t stream);
 // out[thread] of a 3-D block in a 3-D grid: its coordinates, packed; and barriers that count.
 void coordinates(unsigned* out, dim3 grid, dim3 block, cudaStream_t stream);
+// out[i]: the number of the thread, among 4 blocks of 64, that came by as number i.
+void arrival_order(int* next, int* out, cudaStream_t stream);
 void barrier_counts(int* out, cudaStream_t stream);
 // Lane 0 tells its warp a number through shared memory, warps race ahead of each other: right with __syncwarp.
 void warp_message(int* out, cudaStream_t stream);

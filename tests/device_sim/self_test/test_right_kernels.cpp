@@ -2,6 +2,7 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -154,6 +155,21 @@ TEST_P(RightKernels, CoordinatesInThreeDimensions) {
       }
     }
   }
+}
+
+// The order in which threads come by is what the setting says; a kernel that shows it does not keep to any rule.
+TEST_P(RightKernels, OrderIsVisibleThroughAtomics) {
+  const Stream stream;
+  const Buffer<int> out(256);
+  const Buffer<int> next({0}, stream);
+  arrival_order(next.data, out.data, stream);
+  const auto r = out.read(stream);
+  std::vector<int> forward(256);
+  std::iota(forward.begin(), forward.end(), 0);
+  const std::vector<int> reverse(forward.rbegin(), forward.rend());
+  EXPECT_EQ(r == forward, GetParam().order == simt::ThreadOrder::forward);
+  EXPECT_EQ(r == reverse, GetParam().order == simt::ThreadOrder::reverse);
+  EXPECT_TRUE(std::is_permutation(r.begin(), r.end(), forward.begin()));
 }
 
 TEST_P(RightKernels, BarriersThatCount) {
