@@ -86,6 +86,8 @@ foreach(file IN LISTS bench_files)
   endif()
 endforeach()
 
+include(scripts/cmake/device_sim.cmake)
+
 set(check ${Python3_EXECUTABLE} ${tests_dir}/structure/check_structure.py)
 add_test(NAME structure_rules COMMAND ${check} ${PROJECT_SOURCE_DIR})
 add_test(NAME structure_rules_can_fail COMMAND ${check} --self-test)

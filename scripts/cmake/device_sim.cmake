@@ -1,0 +1,110 @@
+# The simulated device (tests/device_sim): kernels and CUDA host code compiled by the host compiler and run against an
+# emulator, a checker and a runtime of our own. Test code only: never installed, and linked into nothing but tests.
+#
+#   binade_simulated_kernels(<target> checked|fast <file.cu>...)   an object library
+#   binade_simulated_plugin(<name> checked|fast KERNELS <file.cu>... HOST <file.cpp>... [INCLUDES <folder>...])
+#                                                                  lib<name>.so, for BINADE_CUDA_PLUGIN
+# checked: every memory access of a kernel is judged; fast: as quick as it gets, bounds by guard pages only.
+
+set(BINADE_DEVICE_SIM OFF)
+find_package(CUDAToolkit QUIET)
+if(NOT CUDAToolkit_FOUND)
+  message(STATUS "binade: no CUDA headers, the tests on the simulated device are left out")
+elseif(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" OR NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  message(STATUS "binade: the simulated device needs Linux on x86-64, its tests are left out")
+elseif(BINADE_SANITIZE)
+  message(STATUS "binade: the simulated device is not built under sanitizers, it needs their hooks")
+else()
+  set(BINADE_DEVICE_SIM ON)
+endif()
+if(NOT BINADE_DEVICE_SIM)
+  return()
+endif()
+
+set(binade_device_sim_dir ${PROJECT_SOURCE_DIR}/tests/device_sim)
+
+# Settings of everything that belongs to the simulated device.
+function(binade_simulated_code target)
+  target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  target_include_directories(${target} PRIVATE $<TARGET_PROPERTY:binade,INCLUDE_DIRECTORIES>)
+endfunction()
+
+# Puts the simulator into a program or plugin. -Bsymbolic: its runtime answers, whatever else the program has loaded.
+function(binade_link_simulator target)
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:binade_device_simulator>)
+  target_link_options(${target} PRIVATE -Wl,--wrap=dlopen -Wl,-Bsymbolic)
+  set_target_properties(${target} PROPERTIES ENABLE_EXPORTS ON)
+  target_link_libraries(${target} PRIVATE binade Threads::Threads ${CMAKE_DL_LIBS})
+endfunction()
+
+file(GLOB simulator_sources CONFIGURE_DEPENDS ${binade_device_sim_dir}/*.cpp)
+add_library(binade_device_simulator OBJECT EXCLUDE_FROM_ALL ${simulator_sources})
+binade_own_code(binade_device_simulator)
+binade_simulated_code(binade_device_simulator)
+
+# A .cu is compiled through a file of one line, so that CMake's own idea of .cu files does not matter. Contraction is
+# off and -g1 gives the reports their lines.
+function(binade_simulated_kernels target flavour)
+  set(stubs "")
+  foreach(kernel IN LISTS ARGN)
+    get_filename_component(kernel ${kernel} ABSOLUTE)
+    get_filename_component(stem ${kernel} NAME_WE)
+    set(stub ${CMAKE_CURRENT_BINARY_DIR}/${target}/${stem}.cpp)
+    file(CONFIGURE OUTPUT ${stub} CONTENT "#include \"${kernel}\"\n" @ONLY)
+    list(APPEND stubs ${stub})
+  endforeach()
+  add_library(${target} OBJECT EXCLUDE_FROM_ALL ${stubs})
+  binade_simulated_code(${target})
+  target_compile_options(${target} PRIVATE -include ${binade_device_sim_dir}/simt.h -g1 -gdwarf-4 -ffp-contract=off
+    -Wall -Wextra -Wno-unknown-pragmas $<$<BOOL:${BINADE_WERROR}>:-Werror>)
+  if(flavour STREQUAL "checked")
+    target_compile_options(${target} PRIVATE -O1 -fsanitize=thread,alignment)
+  endif()
+endfunction()
+
+function(binade_simulated_plugin name flavour)
+  cmake_parse_arguments(arg "" "" "KERNELS;HOST;INCLUDES" ${ARGN})
+  binade_simulated_kernels(${name}_kernels ${flavour} ${arg_KERNELS})
+  add_library(${name} MODULE EXCLUDE_FROM_ALL ${arg_HOST} $<TARGET_OBJECTS:${name}_kernels>)
+  binade_own_code(${name})
+  binade_simulated_code(${name})
+  binade_link_simulator(${name})
+  target_include_directories(${name} PRIVATE ${arg_INCLUDES})
+  target_include_directories(${name}_kernels PRIVATE ${arg_INCLUDES})
+  set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/device_sim)
+endfunction()
+
+# ---- the CUDA backend as plugins for the simulated device
+
+file(GLOB cuda_kernel_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/kernels/*.cu)
+file(GLOB cuda_host_files CONFIGURE_DEPENDS
+  ${PROJECT_SOURCE_DIR}/cuda/runtime/*.cpp ${PROJECT_SOURCE_DIR}/cuda/libs/*.cpp)
+if(cuda_kernel_files AND cuda_host_files)
+  set(provide_simulated ${generated}/provide_simulated_kernels.cpp)
+  binade_generate_provide_kernels(${provide_simulated} cuda ${cuda_kernel_files} ${cuda_host_files})
+  foreach(flavour checked fast)
+    binade_simulated_plugin(binade_cuda_sim_${flavour} ${flavour}
+      KERNELS ${cuda_kernel_files} HOST ${cuda_host_files} ${provide_simulated})
+    target_compile_definitions(binade_cuda_sim_${flavour} PRIVATE BINADE_CUDA_ARCHITECTURES="90")
+  endforeach()
+endif()
+
+# ---- the simulator's own tests
+
+file(GLOB self_tests CONFIGURE_DEPENDS ${binade_device_sim_dir}/self_test/*.cpp)
+set(right_kernels ${binade_device_sim_dir}/self_test/right_kernels.cu)
+set(planted_kernels ${binade_device_sim_dir}/self_test/planted_kernels.cu)
+foreach(flavour checked fast)
+  binade_simulated_kernels(device_sim_${flavour}_kernels ${flavour} ${right_kernels} ${planted_kernels})
+  add_executable(test_device_sim_${flavour} ${self_tests} $<TARGET_OBJECTS:device_sim_${flavour}_kernels>)
+  binade_test_code(test_device_sim_${flavour})
+  binade_simulated_code(test_device_sim_${flavour})
+  binade_link_simulator(test_device_sim_${flavour})
+  target_compile_definitions(test_device_sim_${flavour} PRIVATE
+    BINADE_SIM_CHECKED=$<STREQUAL:${flavour},checked>)
+  target_link_libraries(test_device_sim_${flavour} PRIVATE GTest::gtest GTest::gtest_main)
+  add_test(NAME device_sim_${flavour}
+    COMMAND test_device_sim_${flavour} --gtest_output=json:${PROJECT_BINARY_DIR}/results/device_sim_${flavour}.json
+    WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(device_sim_${flavour} PROPERTIES LABELS device_sim TIMEOUT 600)
+endforeach()

@@ -1,0 +1,17 @@
+// What a test says to the simulated device: settings, findings, counters, injected failures.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include "counters.h"
+#include "findings.h"
+#include "settings.h"
+
+namespace simt {
+
+// The n-th next call (1: the very next) of a runtime function fails with this error. "cudaLaunchKernel": launches.
+void fail_call(const char* function, int n, cudaError_t error);
+
+// The devices as after process start: allocations, streams, events, errors, findings, counters and settings are gone.
+void reset_simulator();
+
+}  // namespace simt
