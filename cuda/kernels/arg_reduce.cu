@@ -19,7 +19,7 @@ __device__ bool precedes(C a, std::int64_t i, C b, std::int64_t j) {
 }
 
 template <class C, bool largest>
-__global__ void __launch_bounds__(block_threads) arg_reduce_kernel(Span x, ReduceDims dims, Span y) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) arg_reduce_kernel(Span x, ReduceDims dims, Span y) {
   SHARED(C, values, block_threads);
   SHARED(std::int64_t, indices, block_threads);
   const std::int64_t output = blockIdx.x;

@@ -8,28 +8,28 @@ namespace binade::cuda {
 namespace {
 
 template <class Formula, class C>
-__global__ void __launch_bounds__(block_threads) compare_kernel(Operands<2, 1> o) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) compare_kernel(Operands<2, 1> o) {
   for_operands<C>(o, [](std::int64_t, const C* x, C* y) { y[0] = static_cast<C>(Formula::holds(x[0], x[1])); });
 }
 
 template <class C>
-__global__ void __launch_bounds__(block_threads) where_kernel(Operands<3, 1> o) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) where_kernel(Operands<3, 1> o) {
   for_operands<C>(o, [](std::int64_t, const C* x, C* y) { y[0] = x[0] != C(0) ? x[1] : x[2]; });
 }
 
 // C holds the source exactly, so that the store rounds once.
 template <class C>
-__global__ void __launch_bounds__(block_threads) copy_kernel(Operands<1, 1> o) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) copy_kernel(Operands<1, 1> o) {
   for_operands<C>(o, [](std::int64_t, const C* x, C* y) { y[0] = x[0]; });
 }
 
 template <class C>
-__global__ void __launch_bounds__(block_threads) add_into_kernel(Operands<2, 1> o, C alpha) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) add_into_kernel(Operands<2, 1> o, C alpha) {
   for_operands<C>(o, [&](std::int64_t, const C* x, C* y) { y[0] = x[1] + alpha * x[0]; });
 }
 
 // start + i step; fill with step 0. Integers beyond 2^53 are as exact as their double.
-__global__ void __launch_bounds__(block_threads) arange_kernel(Operands<0, 1> o, double start, double step) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) arange_kernel(Operands<0, 1> o, double start, double step) {
   for_operands<double>(o, [&](std::int64_t i, const double*, double* y) {
     y[0] = start + static_cast<double>(i) * step;
   });

@@ -20,7 +20,7 @@ constexpr bool for_integers =
     std::is_same_v<Formula, formulas::Minimum>;
 
 template <class Formula, class C>
-__global__ void __launch_bounds__(block_threads) binary_forward_kernel(Operands<2, 1> o) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) binary_forward_kernel(Operands<2, 1> o) {
   using V = ValueType<Formula, C>;
   for_operands<C>(o, [](std::int64_t, const C* x, C* y) {
     y[0] = static_cast<C>(Formula::forward(static_cast<V>(x[0]), static_cast<V>(x[1])));
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(block_threads) binary_forward_kernel(Operands<
 }
 
 template <class Formula, class C>
-__global__ void __launch_bounds__(block_threads) binary_backward_kernel(Operands<3, 2> o) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) binary_backward_kernel(Operands<3, 2> o) {
   for_operands<C>(o, [](std::int64_t, const C* x, C* dx) { Formula::backward(x[0], x[1], x[2], dx[0], dx[1]); });
 }
 

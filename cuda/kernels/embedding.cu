@@ -18,7 +18,7 @@ constexpr Key last_key = ~Key{0};
 constexpr int sort_block = 1024;  // keys one block sorts in shared memory
 
 // y[i, j] = weight[index[i], j]; a row that does not exist is noted and gives zeros.
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, resident_blocks)
     embedding_kernel(Span weight, std::int64_t row_stride, std::int64_t column_stride, std::int64_t rows,
                      const std::int64_t* indices, std::int64_t index_stride, std::int64_t count, std::int64_t n, Span y,
                      std::int64_t element_bytes, IndexFault* fault) {
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 // Indices that do not exist, and the padding, sort to the end.
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, resident_blocks)
     make_keys_kernel(const std::int64_t* indices, std::int64_t index_stride, std::int64_t count, std::int64_t rows,
                      Key* keys, std::int64_t padded, IndexFault* fault) {
   const std::int64_t i = global_thread();
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(sort_block / 2) sort_block_kernel(Key* keys, s
 }
 
 // One step over pairs further apart than a block.
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, resident_blocks)
     sort_step_kernel(Key* keys, std::int64_t pairs, std::int64_t stage, std::int64_t distance) {
   const std::int64_t t = global_thread();
   if (t >= pairs) return;
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(block_threads)
 // dweight[index] (+)= the sum of its rows of dy. Block (x: position in the sorted keys, y: columns); only the first
 // position of each index works.
 template <class C>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, resident_blocks)
     sum_runs_kernel(const Key* keys, std::int64_t count, Span dy, Span dweight, std::int64_t n, bool accumulate) {
   const std::int64_t first = blockIdx.x, j = static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
   const Key key = keys[first];

@@ -20,7 +20,7 @@ struct Lines {
 };
 
 template <class C>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, resident_blocks)
     gather_kernel(Span x, const std::int64_t* index, Span y, Lines lines, IndexFault* fault) {
   const std::int64_t thread = global_thread();
   if (thread >= lines.starts.count * lines.index.length) return;
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 template <class C>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, resident_blocks)
     scatter_add_kernel(Span y, const std::int64_t* index, Span source, Lines lines, IndexFault* fault) {
   const std::int64_t line = global_thread();
   if (line >= lines.starts.count) return;

@@ -62,7 +62,7 @@ __global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean
 // The columns' sums of dy xhat and dy over the rows of piece blockIdx.y: one thread per column, at most 16 rows in C
 // before they join a double. dweight, dbias [pieces, n] or null.
 template <class C>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, resident_blocks)
     norm_columns_kernel(Span x, Span dy, const C* mean, const C* rstd, double* dweight, double* dbias,
                         std::int64_t rows, std::int64_t n, std::int64_t piece_rows) {
   constexpr int in_narrow = 16;

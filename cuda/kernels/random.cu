@@ -11,7 +11,7 @@
 namespace binade::cuda {
 namespace {
 
-__global__ void __launch_bounds__(block_threads) uniform_kernel(Operands<0, 1> o, PhiloxState state, double low,
+__global__ void __launch_bounds__(block_threads, resident_blocks) uniform_kernel(Operands<0, 1> o, PhiloxState state, double low,
                                                                 double width, double limit) {
   for_operands<double>(o, [&](std::int64_t i, const double*, double* y) {
     const double u = static_cast<double>(uniform_from_word(philox_word(state, static_cast<std::uint64_t>(i))));
@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(block_threads) uniform_kernel(Operands<0, 1> o
   });
 }
 
-__global__ void __launch_bounds__(block_threads) normal_kernel(Operands<0, 1> o, PhiloxState state, double mean,
+__global__ void __launch_bounds__(block_threads, resident_blocks) normal_kernel(Operands<0, 1> o, PhiloxState state, double mean,
                                                                double stddev) {
   for_operands<double>(o, [&](std::int64_t i, const double*, double* y) {
     const auto word = 2 * static_cast<std::uint64_t>(i);
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(block_threads) normal_kernel(Operands<0, 1> o,
   });
 }
 
-__global__ void __launch_bounds__(block_threads) randint_kernel(Operands<0, 1> o, PhiloxState state, std::int64_t low,
+__global__ void __launch_bounds__(block_threads, resident_blocks) randint_kernel(Operands<0, 1> o, PhiloxState state, std::int64_t low,
                                                                 std::uint64_t range) {
   for_operands<std::int64_t>(o, [&](std::int64_t i, const std::int64_t*, std::int64_t* y) {
     const std::uint64_t word = philox_word(state, static_cast<std::uint64_t>(i));
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(block_threads) randint_kernel(Operands<0, 1> o
 }
 
 template <class C>
-__global__ void __launch_bounds__(block_threads) dropout_kernel(Operands<1, 1> o, PhiloxState state, double p, C scale) {
+__global__ void __launch_bounds__(block_threads, resident_blocks) dropout_kernel(Operands<1, 1> o, PhiloxState state, double p, C scale) {
   for_operands<C>(o, [&](std::int64_t i, const C* x, C* y) {
     const float u = uniform_from_word(philox_word(state, static_cast<std::uint64_t>(i)));
     y[0] = static_cast<double>(u) >= p ? x[0] * scale : C(0);

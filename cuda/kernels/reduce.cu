@@ -73,7 +73,7 @@ __device__ Total<C> reduce_elements(const Span& x, const ReduceDims& dims, std::
 
 // totals[piece * outputs + output]. Block (x: output, y: piece).
 template <Reducer kind, class C>
-__global__ void __launch_bounds__(block_threads) reduce_rows_kernel(Span x, ReduceDims dims, const Total<C>* shifts,
+__global__ void __launch_bounds__(block_threads, resident_blocks) reduce_rows_kernel(Span x, ReduceDims dims, const Total<C>* shifts,
                                                                     Total<C>* totals, std::int64_t piece_length) {
   SHARED(Total<C>, shared, max_warps);
   const std::int64_t output = blockIdx.x, first = blockIdx.y * piece_length;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(block_threads) reduce_rows_kernel(Span x, Redu
 
 // One thread per output and piece (block's y).
 template <Reducer kind, class C>
-__global__ void __launch_bounds__(block_threads) reduce_columns_kernel(Span x, ReduceDims dims, const Total<C>* shifts,
+__global__ void __launch_bounds__(block_threads, resident_blocks) reduce_columns_kernel(Span x, ReduceDims dims, const Total<C>* shifts,
                                                                        Total<C>* totals, std::int64_t piece_length) {
   const std::int64_t output = global_thread(), first = blockIdx.y * piece_length;
   if (output >= dims.kept.count) return;
@@ -105,7 +105,7 @@ struct Finishing {
 
 // Combines the pieces of each output in order and stores the result in y, in wide memory, or both.
 template <Reducer kind, class T>
-__global__ void __launch_bounds__(block_threads) finish_kernel(const T* totals, std::int64_t pieces, ReduceDims dims,
+__global__ void __launch_bounds__(block_threads, resident_blocks) finish_kernel(const T* totals, std::int64_t pieces, ReduceDims dims,
                                                                Finishing finishing, const T* shifts, Span y, T* wide) {
   const std::int64_t output = global_thread();
   if (output >= dims.kept.count) return;

@@ -15,14 +15,14 @@ bool is_asynchronous(cudaError_t status) {
 }
 }  // namespace
 
-void cuda_check(cudaError_t status, std::string_view what, std::source_location where) {
+void cuda_check(cudaError_t status, std::string_view what, CallSite where) {
   if (status == cudaSuccess) [[likely]]
     return;
   cudaGetLastError();  // an error that is not sticky must not come up again elsewhere
-  std::string_view file = where.file_name();
+  std::string_view file = where.file;
   file = file.substr(file.rfind('/') + 1);
   fail({std::string(what), ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ", ", std::string(file),
-        ":", std::to_string(where.line()), ")",
+        ":", std::to_string(where.line), ")",
         is_asynchronous(status) ? "; an earlier kernel may be the cause: CUDA_LAUNCH_BLOCKING=1 finds it" : ""});
 }
 

@@ -85,6 +85,7 @@ TEST_F(CudaDevice, DevicesExchangeTensors) {
   }
   const Tensor here = there.to(gpu);
   there.fill_(7);  // after the copy has read it
+  EXPECT_EQ(there.at(0), 7);
   EXPECT_EQ(here.device(), gpu);
   EXPECT_EQ(here.at(999), 999);
   expect_error([&] { add(here, there); }, "add: inputs are on different devices");
@@ -212,6 +213,9 @@ TEST_F(CudaDevice, OperandsOfAnyAlignmentAndStrides) {
   Tensor c = ones({3, 11}, {.device = gpu});
   kernel::matmul(a_there.select(0, 1).narrow(0, 0, 3), b_there.select(0, 1), {}, c.narrow(1, 1, 7),
                  {.accumulate = true});
+  Tensor straight = ones({2, 5, 7}, {.device = gpu});  // accumulated by the library itself
+  kernel::matmul(a_there, b_there, {}, straight, {.accumulate = true});
+  expect_same_bits(cpu(straight), add(matmul(a.to(DType::f32), b.to(DType::f32)), ones({1})), "accumulated");
   const Tensor product = matmul(a.select(0, 1).narrow(0, 0, 3).to(DType::f32), b.select(0, 1).to(DType::f32));
   for (std::int64_t i = 0; i < 3; ++i) {
     for (std::int64_t j = 0; j < 11; ++j) {
