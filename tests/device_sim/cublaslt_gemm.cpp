@@ -58,8 +58,7 @@ C gelu_gradient(C x) {
 // a [m][k], b [n][k] -> product [n][m]. Eight partial sums per element, so that the compiler can vectorise; their
 // number is part of the result's rounding and the same everywhere.
 template <class C>
-__attribute__((target_clones("avx2", "default"))) void multiply(const C* a, const C* b, C* product, std::int64_t m,
-                                                                std::int64_t n, std::int64_t k) {
+void multiply(const C* a, const C* b, C* product, std::int64_t m, std::int64_t n, std::int64_t k) {
   constexpr int lanes = 8;
   for (std::int64_t j = 0; j < n; ++j) {
     for (std::int64_t i = 0; i < m; ++i) {

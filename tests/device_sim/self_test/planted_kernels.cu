@@ -110,6 +110,11 @@ __global__ void races_kernel(Planted what, float* out) {
       out[t] = before + shared[w];
       break;
     }
+    case Planted::shuffle_is_no_barrier:
+      if (t % 32 == 0) shared[w] = 1;
+      out[t] = __shfl_xor_sync(all_lanes, static_cast<float>(t), 1);
+      out[t] += shared[w];
+      break;
     default: break;
   }
 }
@@ -156,7 +161,7 @@ void run_planted(Planted what, const float* in, float* out, int n, cudaStream_t 
   const cuda::LaunchConfig one{dim3(1), dim3(64), 256, stream};
   if (what == Planted::host_global) {
     cuda::launch(one, host_variable_kernel, &host_variable, out);
-  } else if (what >= Planted::shared_race_read_write && what <= Planted::missing_syncwarp) {
+  } else if (what >= Planted::shared_race_read_write && what <= Planted::shuffle_is_no_barrier) {
     const bool blocks = what >= Planted::block_race && what <= Planted::missing_fence;
     cuda::launch(cuda::LaunchConfig{dim3(blocks ? 2 : 1), dim3(64), 0, stream}, races_kernel, what, out);
   } else if (what >= Planted::divergent_barrier && what <= Planted::different_masks) {

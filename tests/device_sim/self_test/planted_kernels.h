@@ -22,6 +22,7 @@ enum class Planted {
   atomic_and_plain,          // one block adds atomically, another stores
   missing_fence,             // last block done without __threadfence
   missing_syncwarp,          // lanes read before the writer is known to be done
+  shuffle_is_no_barrier,     // a shuffle where __syncwarp belongs
   divergent_barrier,         // one thread goes past __syncthreads
   barrier_after_exit,        // threads have returned before a barrier
   two_barriers,              // halves of the block wait at different ones

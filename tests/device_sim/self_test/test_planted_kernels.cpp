@@ -32,6 +32,7 @@ const Case cases[] = {
     {Planted::atomic_and_plain, "atomic_and_plain", "block-race", "another block", cudaErrorLaunchFailure},
     {Planted::missing_fence, "missing_fence", "block-race", "read of 4 bytes", cudaErrorLaunchFailure},
     {Planted::missing_syncwarp, "missing_syncwarp", "shared-race", "no barrier", cudaErrorLaunchFailure},
+    {Planted::shuffle_is_no_barrier, "shuffle_is_no_barrier", "shared-race", "no barrier", cudaErrorLaunchFailure},
     {Planted::divergent_barrier, "divergent_barrier", "divergent-barrier", "__syncthreads", cudaErrorLaunchFailure},
     {Planted::barrier_after_exit, "barrier_after_exit", "divergent-barrier", "exited", cudaErrorLaunchFailure},
     {Planted::two_barriers, "two_barriers", "divergent-barrier", "while other threads wait", cudaErrorLaunchFailure},
@@ -72,7 +73,7 @@ TEST_P(PlantedKernels, IsFound) {
   const Case c = std::get<0>(GetParam());
   simt::settings().order = std::get<1>(GetParam());
   const Stream stream;
-  const bool racing = c.what >= Planted::shared_race_read_write && c.what <= Planted::missing_syncwarp;
+  const bool racing = c.what >= Planted::shared_race_read_write && c.what <= Planted::shuffle_is_no_barrier;
   const Buffer<float> in(c.what == Planted::half_past_end ? 63 : 64), out(racing ? 128 : 64);
   if (c.what != Planted::uninitialised_global) must(cudaMemsetAsync(in.data, 0, in.size * 4, stream));
   must(cudaMemsetAsync(out.data, 0, out.size * 4, stream));
