@@ -91,6 +91,12 @@ TEST_F(CudaDevice, DevicesExchangeTensors) {
   expect_error([&] { add(here, there); }, "add: inputs are on different devices");
 }
 
+TEST_F(CudaDevice, DeviceIndexIsChecked) {
+  EXPECT_EQ(device_from_name("cuda:0"), gpu);
+  expect_error([] { device_from_name("cuda:99"); }, "device: cuda:99 was asked for, but there are ");
+  EXPECT_FALSE(device_description(gpu).empty());
+}
+
 TEST_F(CudaDevice, GradientsReturnToTheirDevice) {
   Tensor x = randn({4});
   x.requires_grad_();
@@ -228,12 +234,12 @@ TEST_F(CudaDevice, OperandsOfAnyAlignmentAndStrides) {
 TEST_F(CudaDevice, MemoryIsReusedAndCounted) {
   const auto step = [&] {
     const MemoryTagScope tag(MemoryTag::gradients);
-    const Tensor x = zeros({1000}, {.device = gpu});
+    const Tensor x = zeros({1100}, {.device = gpu});
     return memory_stats(gpu).current[static_cast<std::size_t>(MemoryTag::gradients)];
   };
   const std::size_t before = memory_stats(gpu).current[static_cast<std::size_t>(MemoryTag::gradients)];
   const std::size_t during = step();
-  EXPECT_EQ(during - before, 4096U);  // 4000 bytes, in their size class
+  EXPECT_EQ(during - before, 4608U);  // 4400 bytes, in their size class
   const std::uint64_t taken = memory_stats(gpu).system_allocations;
   for (int i = 0; i < 10; ++i) step();
   EXPECT_EQ(memory_stats(gpu).system_allocations, taken);
