@@ -109,9 +109,11 @@ TEST_F(CudaDevice, GradientsReturnToTheirDevice) {
 
 TEST_F(CudaDevice, EveryDtypeConvertsToEveryOther) {
   // halfway cases, subnormals and the ends of the narrow formats
-  const std::vector<double> values = {0,       -0.0,     1,      -1,     2.5,     255,        0x1.002p0, 0x1.006p0, 0x1.01p0,
-                                      0x1p-24, 0x1p-25,  0x3p-26, 0x1p-9, 0x1p-10, 0x1.8p-10, 448,       464,       465,
-                                      57344,   65504,    65520,  1e-8,   3e38,    0x1.002001p0, 0x1.0180000001p0};
+  const std::vector<double> values = {0,       -0.0,      1,         -1,           2.5,
+                                      255,     0x1.002p0, 0x1.006p0, 0x1.01p0,     0x1p-24,
+                                      0x1p-25, 0x3p-26,   0x1p-9,    0x1p-10,      0x1.8p-10,
+                                      448,     464,       465,       57344,        65504,
+                                      65520,   1e-8,      3e38,      0x1.002001p0, 0x1.0180000001p0};
   for (const DType from : all_dtypes) {
     const Tensor x = from_vector(values, {static_cast<std::int64_t>(values.size())}, {.dtype = DType::f64}).to(from);
     for (const DType to : all_dtypes) {
@@ -153,7 +155,7 @@ TEST_F(CudaDevice, AnyStartAndLength) {  // whole vectors, their tails, and what
       for (const std::int64_t length : {1, 7, 8, 9, 31, 40}) {
         Tensor guarded = full({64}, 77, {.dtype = dtype, .device = gpu});
         kernel::binary_forward<formulas::Add>(a_there.narrow(0, start, length), b_there.narrow(0, start, length),
-                                             guarded.narrow(0, start, length));
+                                              guarded.narrow(0, start, length));
         const std::vector<double> got = guarded.to_vector<double>();
         for (std::int64_t i = 0; i < 64; ++i) {
           const bool inside = i >= start && i < start + length;
