@@ -57,7 +57,7 @@ def demangle(names):
 
 def short(name):
     name = re.sub(r"^void |\(anonymous namespace\)::|binade::(cuda::|formulas::|kernel::)*", "", name)
-    return re.sub(r"\(.*\)$", "", name)
+    return re.sub(r"\(.*\)$", "", re.sub(r"\(\w+\)(?=\d)", "", name))  # no casts of enumerators, no parameters
 
 
 def table(folder, expected, everything):

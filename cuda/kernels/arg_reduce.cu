@@ -53,9 +53,8 @@ void arg_reduce(TensorView x, TensorView y) {
   check(x.numel() > 0, largest ? "argmax" : "argmin", ": no elements to reduce in shape ", x.shape);
   const ReduceDims dims = reduce_dims(x, y);
   const LaunchConfig config{dim3(static_cast<unsigned>(dims.kept.count)), dim3(block_threads), 0, stream_of(x.device)};
-  with_exact_type(x.dtype, [&]<class C>() {
-    launch(config, arg_reduce_kernel<C, largest>, span_of(x), dims, span_of(y));
-  });
+  with_exact_type(x.dtype,
+                  [&]<class C>() { launch(config, arg_reduce_kernel<C, largest>, span_of(x), dims, span_of(y)); });
 }
 
 }  // namespace

@@ -64,7 +64,7 @@ __device__ __forceinline__ void store(std::byte* data, DType dtype, std::int64_t
   }
 }
 
-// ---- eight elements of float arithmetic; doubles and integers are 8 bytes wide and need no such help ------------------
+// ---- eight elements of float arithmetic; doubles and integers are 8 bytes wide and need no such help ----
 inline constexpr int vector_length = 8;
 inline constexpr std::uintptr_t vector_alignment = 16;
 
@@ -92,7 +92,8 @@ __device__ __forceinline__ Vector load_vector(const std::byte* data, DType dtype
 #pragma unroll
   for (int j = 0; j < vector_length; ++j) {
     const auto bits = static_cast<unsigned short>(words[j / 2] >> (j % 2 * 16));
-    x.v[j] = dtype == DType::f16 ? __half2float(__ushort_as_half(bits)) : static_cast<float>(std::bit_cast<BFloat16>(bits));
+    x.v[j] = dtype == DType::f16 ? __half2float(__ushort_as_half(bits))
+                                 : static_cast<float>(std::bit_cast<BFloat16>(bits));
   }
   return x;
 }
@@ -134,7 +135,7 @@ __device__ __forceinline__ std::int64_t bytes_of(DType dtype) {
   }
 }
 
-// ---- runs of elements ------------------------------------------------------------------------------------------------
+// ---- runs of elements ----------------------------------------------------------------------------------------------
 struct Span {  // contiguous elements, or absent
   std::byte* data = nullptr;
   DType dtype = DType::f32;

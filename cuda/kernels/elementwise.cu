@@ -29,10 +29,10 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) add_into_kerne
 }
 
 // start + i step; fill with step 0. Integers beyond 2^53 are as exact as their double.
-__global__ void __launch_bounds__(block_threads, resident_blocks) arange_kernel(Operands<0, 1> o, double start, double step) {
-  for_operands<double>(o, [&](std::int64_t i, const double*, double* y) {
-    y[0] = start + static_cast<double>(i) * step;
-  });
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    arange_kernel(Operands<0, 1> o, double start, double step) {
+  for_operands<double>(o,
+                       [&](std::int64_t i, const double*, double* y) { y[0] = start + static_cast<double>(i) * step; });
 }
 
 template <class Formula>
@@ -99,9 +99,8 @@ void fill(TensorView y, double value) {
 
 void provide_elementwise();
 void provide_elementwise() {
-  formulas::for_each_compare([&]<class Formula>() {
-    kernel::compare<Formula>.provide(DeviceType::cuda, compare<Formula>);
-  });
+  formulas::for_each_compare(
+      [&]<class Formula>() { kernel::compare<Formula>.provide(DeviceType::cuda, compare<Formula>); });
   kernel::where.provide(DeviceType::cuda, where);
   kernel::copy.provide(DeviceType::cuda, copy);
   kernel::add_into.provide(DeviceType::cuda, add_into);

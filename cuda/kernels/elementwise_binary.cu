@@ -9,15 +9,13 @@ namespace {
 
 // Sums, differences and products of integers wrap around; signed overflow would be undefined.
 template <class Formula, class C>
-using ValueType =
-    std::conditional_t<std::is_same_v<C, std::int64_t> &&
-                           (std::is_same_v<Formula, formulas::Add> || std::is_same_v<Formula, formulas::Sub> ||
-                            std::is_same_v<Formula, formulas::Mul>),
-                       std::uint64_t, C>;
+using ValueType = std::conditional_t<std::is_same_v<C, std::int64_t> && (std::is_same_v<Formula, formulas::Add> ||
+                                                                         std::is_same_v<Formula, formulas::Sub> ||
+                                                                         std::is_same_v<Formula, formulas::Mul>),
+                                     std::uint64_t, C>;
 template <class Formula>
-constexpr bool for_integers =
-    std::is_same_v<ValueType<Formula, std::int64_t>, std::uint64_t> || std::is_same_v<Formula, formulas::Maximum> ||
-    std::is_same_v<Formula, formulas::Minimum>;
+constexpr bool for_integers = std::is_same_v<ValueType<Formula, std::int64_t>, std::uint64_t> ||
+                              std::is_same_v<Formula, formulas::Maximum> || std::is_same_v<Formula, formulas::Minimum>;
 
 template <class Formula, class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks) binary_forward_kernel(Operands<2, 1> o) {

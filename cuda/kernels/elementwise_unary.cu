@@ -10,12 +10,14 @@ namespace {
 using kernel::FormulaArgs;
 
 template <class Formula, class C>
-__global__ void __launch_bounds__(block_threads, resident_blocks) unary_forward_kernel(Operands<1, 1> o, FormulaArgs args) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    unary_forward_kernel(Operands<1, 1> o, FormulaArgs args) {
   for_operands<C>(o, [&](std::int64_t, const C* x, C* y) { y[0] = Formula::forward(x[0], args); });
 }
 
 template <class Formula, class C>
-__global__ void __launch_bounds__(block_threads, resident_blocks) unary_backward_kernel(Operands<2, 1> o, FormulaArgs args) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    unary_backward_kernel(Operands<2, 1> o, FormulaArgs args) {
   for_operands<C>(o, [&](std::int64_t, const C* x, C* dx) { dx[0] = Formula::backward(x[0], x[1], args); });
 }
 

@@ -30,10 +30,18 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   const std::byte* from = weight.data + (known ? row * row_stride + j * column_stride : 0) * element_bytes;
   std::byte* to = y.data + at * element_bytes;
   switch (element_bytes) {  // bits are moved, nothing is converted
-    case 8: *reinterpret_cast<std::uint64_t*>(to) = known ? *reinterpret_cast<const std::uint64_t*>(from) : 0; break;
-    case 4: *reinterpret_cast<std::uint32_t*>(to) = known ? *reinterpret_cast<const std::uint32_t*>(from) : 0; break;
-    case 2: *reinterpret_cast<std::uint16_t*>(to) = known ? *reinterpret_cast<const std::uint16_t*>(from) : std::uint16_t{0}; break;
-    default: *reinterpret_cast<std::uint8_t*>(to) = known ? *reinterpret_cast<const std::uint8_t*>(from) : std::uint8_t{0}; break;
+    case 8:
+      *reinterpret_cast<std::uint64_t*>(to) = known ? *reinterpret_cast<const std::uint64_t*>(from) : 0;
+      break;
+    case 4:
+      *reinterpret_cast<std::uint32_t*>(to) = known ? *reinterpret_cast<const std::uint32_t*>(from) : 0;
+      break;
+    case 2:
+      *reinterpret_cast<std::uint16_t*>(to) = known ? *reinterpret_cast<const std::uint16_t*>(from) : std::uint16_t{0};
+      break;
+    default:
+      *reinterpret_cast<std::uint8_t*>(to) = known ? *reinterpret_cast<const std::uint8_t*>(from) : std::uint8_t{0};
+      break;
   }
 }
 
@@ -128,8 +136,8 @@ void embedding_backward(TensorView dy, TensorView indices, TensorView dweight, b
   if (count == 0) return;
   check(count < std::int64_t{1} << 31 && rows < std::int64_t{1} << 31,
         "embedding: gradients on CUDA need fewer than 2^31 rows and indices, got ", rows, " and ", count);
-  const auto padded = static_cast<std::int64_t>(
-      std::max<std::uint64_t>(sort_block, std::bit_ceil(static_cast<std::uint64_t>(count))));
+  const auto padded =
+      static_cast<std::int64_t>(std::max<std::uint64_t>(sort_block, std::bit_ceil(static_cast<std::uint64_t>(count))));
   const Scratch memory(static_cast<std::size_t>(padded) * sizeof(Key), dy.device);
   Key* keys = memory.as<Key>();
   launch(one_thread_each(padded, dy.device), make_keys_kernel, indices.as<const std::int64_t>(), indices.stride(0),

@@ -1,5 +1,5 @@
-// gather and scatter_add along one dim. gather: one thread per element. scatter_add: one thread walks a line of that dim
-// in order; lines never share an output element, so that the sums have one order.
+// gather and scatter_add along one dim. gather: one thread per element. scatter_add: one thread walks a line of that
+// dim in order; lines never share an output element, so that the sums have one order.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include "binade/core/backend/kernels.h"

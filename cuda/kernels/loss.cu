@@ -80,8 +80,8 @@ void cross_entropy(TensorView logits, TensorView targets, TensorView loss, Tenso
   });
 }
 
-void cross_entropy_backward(TensorView logits, TensorView targets, TensorView lse, TensorView dloss,
-                            TensorView dlogits, CrossEntropyOptions options) {
+void cross_entropy_backward(TensorView logits, TensorView targets, TensorView lse, TensorView dloss, TensorView dlogits,
+                            CrossEntropyOptions options) {
   if (logits.numel() == 0) return;
   with_row_type(logits.dtype, "cross_entropy", [&]<class C>() {
     const auto rows = make_rows<C, 1, 1>(logits, {logits}, {dlogits});

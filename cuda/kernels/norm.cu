@@ -92,8 +92,8 @@ const C* or_null(const TensorView& x) {
 void norm_rows(const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& y,
                const TensorView& mean, const TensorView& rstd, double eps, bool centred) {
   if (x.numel() == 0) return;
-  check((x.dtype == DType::f64) == (y.dtype == DType::f64), "norm: y must not mix f64 with other dtypes, x is ", x.dtype,
-        ", y is ", y.dtype);
+  check((x.dtype == DType::f64) == (y.dtype == DType::f64), "norm: y must not mix f64 with other dtypes, x is ",
+        x.dtype, ", y is ", y.dtype);
   with_row_type(x.dtype, "norm", [&]<class C>() {
     auto rows = make_rows<C, 1, 1>(x, {x}, {y});
     rows.vectors = rows.vectors && can_use_vectors<C>(Spans<2>{{span_of(weight), span_of(bias)}});
@@ -111,7 +111,8 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
     if (dx && rows > 0) {
       auto both = make_rows<C, 2, 1>(x, {x, dy}, {dx});
       both.vectors = both.vectors && can_use_vectors<C>(Spans<1>{{span_of(weight)}});
-      launch(both.config(x.device), norm_backward_kernel<C>, both, span_of(weight), or_null<C>(mean), rstd.as<const C>());
+      launch(both.config(x.device), norm_backward_kernel<C>, both, span_of(weight), or_null<C>(mean),
+             rstd.as<const C>());
     }
     if (!dweight && !dbias) return;
     // As many pieces as occupy a GPU; their number depends on the shape alone.

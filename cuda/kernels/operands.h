@@ -1,5 +1,5 @@
-// Several views of one shape as a kernel parameter: strided and broadcast operands, seen with as few dimensions as their
-// strides allow, and the loop over their elements.
+// Several views of one shape as a kernel parameter: strided and broadcast operands, seen with as few dimensions as
+// their strides allow, and the loop over their elements.
 #pragma once
 #include "binade/cuda/kernels/element.h"
 // launch.h first

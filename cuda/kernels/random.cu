@@ -1,5 +1,5 @@
-// Random numbers: element i (row-major) is a function of (seed, offset, i) alone, the same as the CPU's. All but normal,
-// whose logarithm and cosine may differ in the last bit of a double, agree bit for bit.
+// Random numbers: element i (row-major) is a function of (seed, offset, i) alone, the same as the CPU's. All but
+// normal, whose logarithm and cosine may differ in the last bit of a double, agree bit for bit.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include <algorithm>
@@ -11,16 +11,16 @@
 namespace binade::cuda {
 namespace {
 
-__global__ void __launch_bounds__(block_threads, resident_blocks) uniform_kernel(Operands<0, 1> o, PhiloxState state, double low,
-                                                                double width, double limit) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    uniform_kernel(Operands<0, 1> o, PhiloxState state, double low, double width, double limit) {
   for_operands<double>(o, [&](std::int64_t i, const double*, double* y) {
     const double u = static_cast<double>(uniform_from_word(philox_word(state, static_cast<std::uint64_t>(i))));
     y[0] = fmin(limit, low + width * u);
   });
 }
 
-__global__ void __launch_bounds__(block_threads, resident_blocks) normal_kernel(Operands<0, 1> o, PhiloxState state, double mean,
-                                                               double stddev) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    normal_kernel(Operands<0, 1> o, PhiloxState state, double mean, double stddev) {
   for_operands<double>(o, [&](std::int64_t i, const double*, double* y) {
     const auto word = 2 * static_cast<std::uint64_t>(i);
     const Philox4 words = philox(state, word / 4);
@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) normal_kernel(
   });
 }
 
-__global__ void __launch_bounds__(block_threads, resident_blocks) randint_kernel(Operands<0, 1> o, PhiloxState state, std::int64_t low,
-                                                                std::uint64_t range) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    randint_kernel(Operands<0, 1> o, PhiloxState state, std::int64_t low, std::uint64_t range) {
   for_operands<std::int64_t>(o, [&](std::int64_t i, const std::int64_t*, std::int64_t* y) {
     const std::uint64_t word = philox_word(state, static_cast<std::uint64_t>(i));
     y[0] = low + static_cast<std::int64_t>((word * range) >> 32);
@@ -40,7 +40,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) randint_kernel
 }
 
 template <class C>
-__global__ void __launch_bounds__(block_threads, resident_blocks) dropout_kernel(Operands<1, 1> o, PhiloxState state, double p, C scale) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    dropout_kernel(Operands<1, 1> o, PhiloxState state, double p, C scale) {
   for_operands<C>(o, [&](std::int64_t i, const C* x, C* y) {
     const float u = uniform_from_word(philox_word(state, static_cast<std::uint64_t>(i)));
     y[0] = static_cast<double>(u) >= p ? x[0] * scale : C(0);

@@ -1,7 +1,8 @@
 // Reductions over any set of dimensions: sum, amax, amin, var, norm, logsumexp.
 //
-// Each output's elements are cut into pieces by the shape alone; a piece is reduced by one block (elements side by side)
-// or by one thread (outputs side by side), at most 16 floats before they join a double; pieces are combined in order.
+// Each output's elements are cut into pieces by the shape alone; a piece is reduced by one block (elements side by
+// side) or by one thread (outputs side by side), at most 16 floats before they join a double; pieces are combined in
+// order.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include <limits>
@@ -73,22 +74,22 @@ __device__ Total<C> reduce_elements(const Span& x, const ReduceDims& dims, std::
 
 // totals[piece * outputs + output]. Block (x: output, y: piece).
 template <Reducer kind, class C>
-__global__ void __launch_bounds__(block_threads, resident_blocks) reduce_rows_kernel(Span x, ReduceDims dims, const Total<C>* shifts,
-                                                                    Total<C>* totals, std::int64_t piece_length) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    reduce_rows_kernel(Span x, ReduceDims dims, const Total<C>* shifts, Total<C>* totals, std::int64_t piece_length) {
   SHARED(Total<C>, shared, max_warps);
   const std::int64_t output = blockIdx.x, first = blockIdx.y * piece_length;
   const std::int64_t last = first + piece_length < dims.reduced.count ? first + piece_length : dims.reduced.count;
-  const Total<C> total =
-      reduce_elements<kind, C>(x.from(dims.x_start(output)), dims, first + threadIdx.x, last, blockDim.x,
-                               shifts ? shifts[output] : Total<C>(0));
+  const Total<C> total = reduce_elements<kind, C>(x.from(dims.x_start(output)), dims, first + threadIdx.x, last,
+                                                  blockDim.x, shifts ? shifts[output] : Total<C>(0));
   const Total<C> all = reduce_block(total, shared, Combine<kind>());
   if (threadIdx.x == 0) totals[blockIdx.y * dims.kept.count + output] = all;
 }
 
 // One thread per output and piece (block's y).
 template <Reducer kind, class C>
-__global__ void __launch_bounds__(block_threads, resident_blocks) reduce_columns_kernel(Span x, ReduceDims dims, const Total<C>* shifts,
-                                                                       Total<C>* totals, std::int64_t piece_length) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    reduce_columns_kernel(Span x, ReduceDims dims, const Total<C>* shifts, Total<C>* totals,
+                          std::int64_t piece_length) {
   const std::int64_t output = global_thread(), first = blockIdx.y * piece_length;
   if (output >= dims.kept.count) return;
   const std::int64_t last = first + piece_length < dims.reduced.count ? first + piece_length : dims.reduced.count;
@@ -105,8 +106,9 @@ struct Finishing {
 
 // Combines the pieces of each output in order and stores the result in y, in wide memory, or both.
 template <Reducer kind, class T>
-__global__ void __launch_bounds__(block_threads, resident_blocks) finish_kernel(const T* totals, std::int64_t pieces, ReduceDims dims,
-                                                               Finishing finishing, const T* shifts, Span y, T* wide) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    finish_kernel(const T* totals, std::int64_t pieces, ReduceDims dims, Finishing finishing, const T* shifts, Span y,
+                  T* wide) {
   const std::int64_t output = global_thread();
   if (output >= dims.kept.count) return;
   T total = totals[output];

@@ -32,9 +32,8 @@ __global__ void softmax_backward_kernel(Rows<2, 1> rows, bool log_of_it) {  // i
   C sum = 0;
   row.read<C>([&](std::int64_t, const C* in) { sum += log_of_it ? in[1] : in[0] * in[1]; });
   sum = reduce_block(sum, shared, Plus());
-  row.for_each<C>([&](std::int64_t, const C* in, C* dx) {
-    dx[0] = log_of_it ? in[1] - exp(in[0]) * sum : in[0] * (in[1] - sum);
-  });
+  row.for_each<C>(
+      [&](std::int64_t, const C* in, C* dx) { dx[0] = log_of_it ? in[1] - exp(in[0]) * sum : in[0] * (in[1] - sum); });
 }
 
 void softmax(TensorView x, TensorView y, bool log_of_it) {

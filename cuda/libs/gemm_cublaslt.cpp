@@ -27,11 +27,16 @@ void lt_check(cublasStatus_t status, const char* what, const Gemm& g) {
 
 cudaDataType_t cuda_type(DType dtype) {
   switch (dtype) {
-    case DType::f64: return CUDA_R_64F;
-    case DType::f32: return CUDA_R_32F;
-    case DType::f16: return CUDA_R_16F;
-    case DType::bf16: return CUDA_R_16BF;
-    default: fail({"matmul: no CUDA product of ", to_text(dtype)});
+    case DType::f64:
+      return CUDA_R_64F;
+    case DType::f32:
+      return CUDA_R_32F;
+    case DType::f16:
+      return CUDA_R_16F;
+    case DType::bf16:
+      return CUDA_R_16BF;
+    default:
+      fail({"matmul: no CUDA product of ", to_text(dtype)});
   }
 }
 
@@ -80,9 +85,9 @@ class Descriptors {
     if (gemm_.batch > 1) {
       const auto count = static_cast<std::int32_t>(gemm_.batch);
       lt_check(lt_.layout_set(made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count), "batch count", gemm_);
-      lt_check(lt_.layout_set(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &x.batch_stride,
-                              sizeof x.batch_stride),
-               "batch stride", gemm_);
+      lt_check(
+          lt_.layout_set(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &x.batch_stride, sizeof x.batch_stride),
+          "batch stride", gemm_);
     }
     return made;
   }

@@ -8,7 +8,7 @@
 
 namespace binade::cuda {
 
-struct GemmOperand {  // element (i, j) lies at i * lead + j, or at j * lead + i where transposed
+struct GemmOperand {          // element (i, j) lies at i * lead + j, or at j * lead + i where transposed
   std::byte* data = nullptr;  // aligned to 16 bytes
   DType dtype = DType::f32;
   bool transposed = false;

@@ -1,5 +1,5 @@
-// kernel::matmul: views of any strides become products cuBLASLt can do. What cannot be used as it lies (strides, 16-byte
-// alignment, FP8) is copied first; FP8 values are exact in bf16.
+// kernel::matmul: views of any strides become products cuBLASLt can do. What cannot be used as it lies (strides,
+// 16-byte alignment, FP8) is copied first; FP8 values are exact in bf16.
 #include <optional>
 #include <utility>
 
@@ -72,8 +72,15 @@ class Prepared {
 // a, b prepared; c usable_result(); bias: c's dtype, or absent.
 void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, const TensorView& c, bool accumulate) {
   const std::int64_t m = c.size(-2), n = c.size(-1);
-  Gemm gemm{.m = m, .n = n, .k = a.size(-1), .batch = c.numel() / (m * n), .a = {}, .b = {}, .c = {},
-            .bias = bias.data, .accumulate = accumulate};
+  Gemm gemm{.m = m,
+            .n = n,
+            .k = a.size(-1),
+            .batch = c.numel() / (m * n),
+            .a = {},
+            .b = {},
+            .c = {},
+            .bias = bias.data,
+            .accumulate = accumulate};
   for (const auto& [view, operand] : {std::pair{&a, &gemm.a}, {&b, &gemm.b}, {&c, &gemm.c}}) {
     describe(*view, *operand);
     operand->batch_stride = *batch_stride(*view);

@@ -93,8 +93,10 @@ std::string explain(const IndexFault& f) {
       return "embedding: index out of range for " + limit + " rows: position " + position + " has " + value;
     case IndexUser::cross_entropy:
       return "cross_entropy: targets must be in [0, " + limit + ") or ignore_index: row " + position + " has " + value;
-    case IndexUser::gather: return "gather: index out of range: " + value + " along a dim of size " + limit;
-    case IndexUser::scatter_add: return "scatter_add: index out of range: " + value + " along a dim of size " + limit;
+    case IndexUser::gather:
+      return "gather: index out of range: " + value + " along a dim of size " + limit;
+    case IndexUser::scatter_add:
+      return "scatter_add: index out of range: " + value + " along a dim of size " + limit;
   }
   return "index out of range: " + value;
 }

@@ -50,6 +50,12 @@ TEST(CudaProbe, DriverTooOldNamesBothVersions) {
   EXPECT_EQ(answer.text, "the NVIDIA driver is too old: it supports CUDA 12.4, this build needs CUDA 13.0");
 }
 
+TEST(CudaProbe, TheRuntimesOwnVerdictOnTheDriverCounts) {  // a runtime newer than the driver, of one major version
+  DriverFacts facts = healthy();
+  facts.count_status = 35;
+  EXPECT_NE(cuda::judge(facts, built).text.find("too old"), std::string::npos);
+}
+
 TEST(CudaProbe, NoDevice) {
   DriverFacts facts = healthy();
   facts.count_status = 100;

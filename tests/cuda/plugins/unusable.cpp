@@ -5,7 +5,9 @@
 
 namespace {
 
-void probe(binade::ProbeResult& result) noexcept { std::snprintf(result.text, sizeof result.text, "made up: no device"); }
+void probe(binade::ProbeResult& result) noexcept {
+  std::snprintf(result.text, sizeof result.text, "made up: no device");
+}
 
 const binade::DeviceBackend backend = [] {
   binade::DeviceBackend table{};
