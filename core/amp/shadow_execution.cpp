@@ -168,7 +168,10 @@ void ShadowExecution::on_gradients(const BackwardCall& call) {
   try {
     const Tensors inputs = widened(kept.inputs), dy = widened({&call.dy, 1});
     Saved saved(call.op.name());
-    call.op.forward(inputs, saved);
+    {
+      const GradMode recording(true);  // some operations save for backward only where it will run
+      call.op.forward(inputs, saved);
+    }
     Collected collected(call.gradients, inputs);
     call.op.backward(saved, dy[0], collected);
     for (const DeliveredGradient& delivered : call.gradients)

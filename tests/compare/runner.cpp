@@ -124,6 +124,33 @@ TEST(Runner, ALossThatIsLostEndsTheRunAndFails) {
       << c.modes[1].seeds[0].failure;
 }
 
+TEST(Runner, ObservedItSaysWhatItSaw) {
+  Options o = quick("fp32,tf32,bf16,fp16,fp8-delayed,fp8-current,mxfp8");
+  o.observe = true;
+  std::string told;
+  o.on_numerics = [&](const std::string& text) { told = text; };
+  const Comparison watched = run(regression(), o);
+  EXPECT_NE(told.find("FP16 loss scales"), std::string::npos) << told;
+  EXPECT_EQ(watched.numerics_text, told);
+  EXPECT_TRUE(watched.gradients_lost >= 0 && watched.gradients_lost < 1) << watched.gradients_lost;
+  for (const ModeResult& m : watched.modes) {
+    EXPECT_EQ(m.shadow_text.empty(), m.mode.name == "fp32") << m.mode.name;
+    if (m.mode.fp8) EXPECT_NE(m.shadow.find("fp8_linear"), std::string::npos) << m.mode.name;
+  }
+  o.observe = false;
+  const Comparison alone = run(regression(), o);
+  for (std::size_t i = 0; i < o.modes.size(); ++i)
+    EXPECT_EQ(watched.modes[i].seeds[0].train_loss, alone.modes[i].seeds[0].train_loss) << "looking changes nothing";
+}
+
+TEST(Runner, AFailedRunIsRunAgainToItsFirstInfinityOrNaN) {
+  Options o = quick("fp32,bf16");
+  o.observe = true;
+  const Comparison c = run(regression(nullptr, 5), o);
+  EXPECT_NE(c.modes[1].post_mortem.find("step 5"), std::string::npos) << c.modes[1].post_mortem;
+  EXPECT_NE(table(c).find("where bf16 broke"), std::string::npos);
+}
+
 TEST(Runner, AnOverflowingFixedScaleFails) {
   Options o = quick("fp32,fp16-static-40");
   o.seeds = 3;
