@@ -135,7 +135,7 @@ TEST(Runner, ObservedItSaysWhatItSaw) {
   EXPECT_TRUE(watched.gradients_lost >= 0 && watched.gradients_lost < 1) << watched.gradients_lost;
   for (const ModeResult& m : watched.modes) {
     EXPECT_EQ(m.shadow_text.empty(), m.mode.name == "fp32") << m.mode.name;
-    if (m.mode.fp8) EXPECT_NE(m.shadow.find("fp8_linear"), std::string::npos) << m.mode.name;
+    EXPECT_EQ(m.shadow.find("fp8_linear") != std::string::npos, m.mode.fp8.has_value()) << m.mode.name;
   }
   o.observe = false;
   const Comparison alone = run(regression(), o);
