@@ -176,7 +176,7 @@ void expect_blocks(const Tensor& x) {
         amax = std::max(amax, std::abs(v));
       }
       int exponent = -127;
-      if (amax > 0) exponent = std::max(-127, static_cast<int>(std::floor(std::log2(amax))) - emax);
+      if (amax > 0 && finite) exponent = std::max(-127, static_cast<int>(std::floor(std::log2(amax))) - emax);
       ASSERT_EQ(q.scales.at(row * blocks + b), finite ? exponent + 127 : 255) << "row " << row << " block " << b;
       for (std::int64_t i = b * 32; i < std::min(n, b * 32 + 32); ++i) {
         const auto at = static_cast<std::size_t>(row * n + i);
