@@ -2,7 +2,9 @@
 // one is active. So no operation's backward asks autocast anything.
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
+#include <bit>
+#include <cstdint>
 
 #include "binade/core/amp/autocast.h"
 #include "binade/tests/op_suite/check.h"
@@ -33,7 +35,7 @@ std::vector<std::vector<float>> gradients(const Sample& sample, DType forward, D
 bool same_bits(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
   if (a.size() != b.size()) return false;
   for (std::size_t i = 0; i < a.size(); ++i)
-    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
+    if (!std::ranges::equal(a[i], b[i], {}, std::bit_cast<std::uint32_t, float>, std::bit_cast<std::uint32_t, float>))
       return false;
   return true;
 }
