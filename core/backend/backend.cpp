@@ -3,7 +3,7 @@
 #include <mutex>
 #include <thread>
 
-#include "binade/core/backend/kernel_slot.h"
+#include "binade/core/backend/kernels.h"
 #include "binade/core/backend/plugin.h"
 #include "binade/core/base/device.h"
 #include "binade/core/base/error.h"
@@ -22,7 +22,12 @@ std::string to_text(Device device) {
 bool cuda_available() { return cuda_backend().functions != nullptr; }
 std::string cuda_status() { return cuda_backend().text; }
 
-Device default_device() { return cuda_available() ? Device{DeviceType::cuda, 0} : Device{}; }
+// CUDA is not chosen by itself while its backend has no optimizer kernels (docs/gpu_truth.md); asked for, it is used.
+Device default_device() {
+  if (!cuda_available()) return {};
+  load_backend(DeviceType::cuda);
+  return kernel::adam.function(DeviceType::cuda) ? Device{DeviceType::cuda, 0} : Device{};
+}
 
 Device device_from_name(std::string_view text) {
   if (text == "cpu") return {};

@@ -17,7 +17,7 @@ struct Device {
 std::string to_text(DeviceType type);
 std::string to_text(Device device);                // "cpu", "cuda:0"
 Device device_from_name(std::string_view name);    // "cpu", "cuda", "cuda:1"; throws otherwise, or where there is none
-Device default_device();                           // CUDA where there is one, else the CPU
+Device default_device();                           // CUDA where there is one that can train, else the CPU
 bool cuda_available();                             // a CUDA backend in this build and a device it can use
 std::string cuda_status();                         // one line: the CUDA devices, or why there are none
 void synchronize(Device device);  // waits for a CUDA device's work; throws what its kernels found, such as a bad index

@@ -80,7 +80,9 @@ binade::Device choose_device(const std::string& name) {
     throw UsageError(std::string("--") + error.what());
   }
   fmt::print("device: {}{}\n", binade::device_description(device),
-             automatic && device.type == binade::DeviceType::cpu ? " (no CUDA device)" : "");
+             !automatic || device.type != binade::DeviceType::cpu ? ""
+             : binade::cuda_available()                            ? " (there is a CUDA device, but its backend cannot train yet)"
+                                                                   : " (no CUDA device)");
   return device;
 }
 

@@ -54,7 +54,7 @@ void check_fp8(const TaskFactory& factory, const Options& o) {
 class Numerics {
  public:
   explicit Numerics(std::int64_t steps)
-      : every_(std::max<std::int64_t>(1, steps / 40)), monitor_({.every = every_, .early_steps = 10}) {}
+      : every_(std::max<std::int64_t>(2, steps / 40)), monitor_({.every = every_, .early_steps = 10}) {}
   Watchers watchers() { return {&monitor_, every_, nullptr}; }
   void tell(Comparison& out, const Options& o) const {
     out.numerics = monitor_.json();
