@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "binade/core/amp/post_mortem.h"
 #include "binade/core/autograd/op.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/core/tensor/tensor_impl.h"
@@ -146,9 +147,7 @@ void GradScaler::update() {
   Tensor found_inf;
   for (const OptimizerState& state : optimizers_) {
     if (!state.found_inf) continue;
-    if (!found_inf) {
-      found_inf = zeros({1}, {.device = scale_.device()});
-    }
+    if (!found_inf) found_inf = zeros({1}, {.device = scale_.device()});
     kernel::add_into(state.found_inf.to(scale_.device()), found_inf, 1);
   }
   check(found_inf.defined(), "GradScaler: update: no gradients were checked since the last update()");
@@ -200,12 +199,9 @@ CollapseReport GradScaler::report() const {
     const Tensors params = optimizers_[o].optimizer->params();
     for (std::size_t p = 0; p < params.size(); ++p) {
       if (!params[p].grad()) continue;
-      CollapseReport::BadGradient bad{o, p, "", params[p].shape(), 0, 0};
-      for (const double g : params[p].grad().to_vector<double>()) {
-        bad.infs += std::isinf(g) ? 1 : 0;
-        bad.nans += std::isnan(g) ? 1 : 0;
-      }
-      if (bad.infs + bad.nans == 0) continue;
+      const ValueSummary values = summarize(params[p].grad());
+      if (values.finite()) continue;
+      CollapseReport::BadGradient bad{o, p, "", values.shape, values.positive_infs + values.negative_infs, values.nans};
       if (options_.names) bad.name = options_.names(params[p]);
       out.gradients.push_back(std::move(bad));
     }
@@ -215,6 +211,7 @@ CollapseReport GradScaler::report() const {
 }
 
 std::string CollapseReport::message() const {
+  using binade::to_text;  // amp has one of its own
   std::string text = "GradScaler: " + to_text(consecutive_skips) + " steps in a row were skipped, the loss scale is at " +
                      to_text(scale) + " (" +
                      (last_good_scale > 0 ? to_text(last_good_scale) + " at the last good step" : "no step was good yet") +

@@ -8,11 +8,11 @@
 
 namespace binade::amp {
 
-namespace {
-
 bool is_fp16_gradient(const TensorRecord& record) {
   return record.kind == TensorKind::weight_gradient || (record.kind == TensorKind::activation_gradient && record.narrow);
 }
+
+namespace {
 
 // The smallest k at which f16 loses at most `share` of the squared norm of 2^k times the values.
 int lower_edge(const ExponentHistogram& histogram, double share) {

@@ -9,6 +9,9 @@
 
 namespace binade::amp {
 
+// Whether FP16 training scales the tensor with its loss: weight gradients, and activation gradients that are FP16.
+bool is_fp16_gradient(const TensorRecord& record);
+
 // FP16 loss scales 2^log2_lower to 2^log2_upper. Upper: the largest at which no gradient of any observed step
 // overflows, amax * 2^k < 65520. Lower: the smallest at which no tensor of gradients loses more than `lost_share` of
 // its squared norm, in the early steps. Empty where lower > upper.

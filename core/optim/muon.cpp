@@ -79,7 +79,6 @@ void Muon::update(const Tensor& skip) {
 // Computed aside, then taken over unless skipped.
 void Muon::update_matrix(const ParamGroup& group, const Tensor& param, State& state, const Tensor& skip) const {
   if (param.numel() == 0) return;
-  const TensorView skipped = skip ? TensorView(skip) : TensorView{};
   const Tensor grad = param.grad(), &momentum = state.tensors[0];
   const double keep = options_.momentum;
   // momentum += (1 - keep) (grad - momentum), in f32 whatever the parameter's dtype
@@ -101,10 +100,10 @@ void Muon::update_matrix(const ParamGroup& group, const Tensor& param, State& st
   const Tensor moved = empty(momentum.spec(), weight.device());  // rounded once, at the end
   scaled_copy(weight, moved, 1 - group.lr * group.weight_decay);
   kernel::add_into(step, moved, -group.lr * factor);
-  kernel::copy_unless(next, momentum, skipped);
-  kernel::copy_unless(moved, weight, skipped);
-  if (state.master) kernel::copy_unless(moved, param, skipped);
-  kernel::count_unless(state.step, skipped);
+  kernel::copy_unless(next, momentum, skip);
+  kernel::copy_unless(moved, weight, skip);
+  if (state.master) kernel::copy_unless(moved, param, skip);
+  kernel::count_unless(state.step, skip);
 }
 
 }  // namespace binade::optim

@@ -27,7 +27,6 @@ Batch& batch_of(std::vector<Batch>& batches, const ParamGroup& group) {
   if (batches.empty() || batches.back().group != &group) batches.push_back({&group, {}});
   return batches.back();
 }
-TensorView view_of(const Tensor& x) { return x ? TensorView(x) : TensorView{}; }
 kernel::Rounding next_rounding(const StateOptions& o) {
   return {o.stochastic_rounding, o.stochastic_rounding ? next_draw() : PhiloxState{}};
 }
@@ -55,8 +54,8 @@ void SGD::update(const Tensor& skip) {
   std::uint64_t word = 0;
   for_each_grad([&](const ParamGroup& group, const Tensor& param, std::size_t index) {
     const State& state = state_of(index, param);
-    const TensorView buffer = state.tensors.empty() ? TensorView{} : TensorView(state.tensors[0]);
-    batch_of(batches, group).items.push_back({param, param.grad(), buffer, {}, view_of(state.master), state.step, word});
+    const Tensor buffer = state.tensors.empty() ? Tensor() : state.tensors[0];
+    batch_of(batches, group).items.push_back({param, param.grad(), buffer, {}, state.master, state.step, word});
     word += static_cast<std::uint64_t>(param.numel());
     bump_version(param);
   });
@@ -68,7 +67,7 @@ void SGD::update(const Tensor& skip) {
                  .weight_decay = batch.group->weight_decay,
                  .nesterov = options_.nesterov,
                  .rounding = rounding},
-                view_of(skip));
+                skip);
 }
 
 Adam::Adam(std::vector<ParamGroup> groups, AdamOptions options, bool decoupled)
@@ -90,7 +89,7 @@ void Adam::update(const Tensor& skip) {
   for_each_grad([&](const ParamGroup& group, const Tensor& param, std::size_t index) {
     const State& state = state_of(index, param);
     batch_of(batches, group)
-        .items.push_back({param, param.grad(), state.tensors[0], state.tensors[1], view_of(state.master), state.step, word});
+        .items.push_back({param, param.grad(), state.tensors[0], state.tensors[1], state.master, state.step, word});
     word += static_cast<std::uint64_t>(param.numel());
     bump_version(param);
   });
@@ -103,7 +102,7 @@ void Adam::update(const Tensor& skip) {
                   .weight_decay = batch.group->weight_decay,
                   .decoupled = decoupled_,
                   .rounding = rounding},
-                 view_of(skip));
+                 skip);
 }
 
 static AdamOptions adam_options(const AdamWOptions& o) {

@@ -67,9 +67,7 @@ class Numerics {
   double lost() const {  // share of all gradient values other than zero that FP16 rounds to zero without a loss scale
     double values = 0, zeros = 0;
     for (const amp::TensorRecord& record : monitor_.records()) {
-      const bool gradient = record.kind == amp::TensorKind::weight_gradient ||
-                            (record.kind == amp::TensorKind::activation_gradient && record.narrow);
-      if (!gradient) continue;
+      if (!amp::is_fp16_gradient(record)) continue;
       const auto count = static_cast<double>(record.all.nonzero());
       values += count;
       zeros += count * record.all.shares(DType::f16).to_zero;

@@ -2,9 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
-#include <numeric>
+#include <cmath>
 #include <optional>
 
 #include "binade/core/amp/autocast.h"
