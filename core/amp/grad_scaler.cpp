@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "binade/core/amp/post_mortem.h"
+#include "binade/core/autograd/module_path.h"
 #include "binade/core/autograd/op.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/core/tensor/tensor_impl.h"
@@ -201,9 +202,8 @@ CollapseReport GradScaler::report() const {
       if (!params[p].grad()) continue;
       const ValueSummary values = summarize(params[p].grad());
       if (values.finite()) continue;
-      CollapseReport::BadGradient bad{o, p, "", values.shape, values.positive_infs + values.negative_infs, values.nans};
-      if (options_.names) bad.name = options_.names(params[p]);
-      out.gradients.push_back(std::move(bad));
+      out.gradients.push_back(
+          {o, p, name_of(params[p]), values.shape, values.positive_infs + values.negative_infs, values.nans});
     }
   }
   if (options_.explain) out.explanation = options_.explain();

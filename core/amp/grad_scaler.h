@@ -21,7 +21,7 @@ namespace binade::amp {
 struct CollapseReport {
   struct BadGradient {
     std::size_t optimizer = 0, parameter = 0;  // in the order of step() since the last update(), and of params()
-    std::string name;                          // from GradScalerOptions::names, or empty
+    std::string name;                          // as its module has it, "h.0.attn.qkv.weight"; empty outside modules
     Shape shape;
     std::int64_t infs = 0, nans = 0;
   };
@@ -46,8 +46,7 @@ struct GradScalerOptions {
   // Without it a scale that does not help halves for ever. 0: off.
   std::int64_t max_consecutive_skips = 20;
   std::function<void(const CollapseReport&)> on_collapse = {};
-  std::function<std::string()> explain = {};                    // more for the report, such as a post-mortem's text
-  std::function<std::string(const Tensor& param)> names = {};  // a parameter's name
+  std::function<std::string()> explain = {};  // more for the report, such as a post-mortem's text
 };
 
 class GradScaler {

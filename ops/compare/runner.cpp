@@ -85,8 +85,10 @@ std::string autopsy(const TaskFactory& factory, const Mode& mode, const SeedRun&
   Options o = given;
   o.on_step = {};
   const auto steps = std::ssize(failed.train_loss);
-  amp::PostMortem post_mortem;
-  TrainingRun(factory, mode, failed.seed, o, {}, false, {.post_mortem = &post_mortem}).train();
+  std::optional<TrainingRun> again;
+  amp::PostMortem post_mortem({.loss_scale = [&] { return again->loss_scale(); }});  // asked during its steps
+  again.emplace(factory, mode, failed.seed, o, Progress{}, false, Watchers{.post_mortem = &post_mortem});
+  again->train();
   if (!post_mortem.first() && !post_mortem.last()) return "";
   const std::string when = fmt::format("seed {}, of {} steps: ", failed.seed, steps);
   return when + (post_mortem.first() ? post_mortem.first()->text() : post_mortem.explain());

@@ -21,6 +21,7 @@ class TrainingRun {
   TrainingRun(const TaskFactory& factory, const Mode& mode, std::uint64_t seed, const Options& options,
               Progress progress, bool twin = false, Watchers watchers = {});
   SeedRun train();
+  double loss_scale() const { return scaler_.enabled() ? scaler_.get_scale() : 1; }  // the current one
   // One step more, forward and backward without an update, with each operation compared to itself in f64: a text, JSON.
   std::pair<std::string, std::string> shadow_step();
 

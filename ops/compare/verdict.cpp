@@ -50,7 +50,7 @@ std::string failure_of(const SeedRun& run, double r) {
   if (!std::isfinite(run.final_train_loss()))
     return fmt::format("the loss is not finite from step {} on", bad - run.train_loss.begin());
   const auto low = std::ranges::find_if(run.loss_scale, [](double scale) { return scale < 1; });
-  if (low != run.loss_scale.end())
+  if (low != run.loss_scale.end() && run.loss_scale.front() >= 1)  // a scale that is set below 1 has not fallen
     return fmt::format("the loss scale fell below 1 at step {}", low - run.loss_scale.begin());
   const auto steps = static_cast<double>(run.train_loss.size());
   if (static_cast<double>(run.skipped_steps) > 0.2 * steps)

@@ -25,7 +25,8 @@ foreach(file IN LISTS test_files)
   list(APPEND folders ${folder})
 endforeach()
 list(REMOVE_DUPLICATES folders)
-list(REMOVE_ITEM folders bench golden fuzz install device_sim)
+list(REMOVE_ITEM folders bench golden fuzz install device_sim core)
+list(PREPEND folders core)  # the others use its precompiled headers
 
 foreach(folder IN LISTS folders)
   if(folder MATCHES "^(examples|evidence)$" AND NOT BINADE_BUILD_EXAMPLES)
@@ -40,6 +41,11 @@ foreach(folder IN LISTS folders)
   add_executable(test_${folder} ${files})
   binade_test_code(test_${folder})
   target_link_libraries(test_${folder} PRIVATE GTest::gtest GTest::gtest_main OpenMP::OpenMP_CXX)
+  if(folder STREQUAL "core")
+    target_precompile_headers(test_core PRIVATE ${binade_common_headers} <gtest/gtest.h> ${PROJECT_SOURCE_DIR}/binade.h)
+  elseif(NOT folder MATCHES "^(cuda|evidence)$")  # these have definitions of their own
+    target_precompile_headers(test_${folder} REUSE_FROM test_core)
+  endif()
   add_test(NAME ${folder}
     COMMAND test_${folder} --gtest_output=json:${PROJECT_BINARY_DIR}/results/${folder}.json
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})

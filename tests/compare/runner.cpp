@@ -151,6 +151,20 @@ TEST(Runner, AFailedRunIsRunAgainToItsFirstInfinityOrNaN) {
   EXPECT_NE(table(c).find("where bf16 broke"), std::string::npos);
 }
 
+TEST(Runner, AGradientTheScalerBacksOffFromIsNotWhereTheRunBroke) {
+  const TaskFactory large = [](std::uint64_t seed) {
+    Task task = regression(nullptr, 15)(seed);
+    const auto inner = task.training_loss;
+    task.training_loss = [inner] { return inner() * 1000; };  // times the first loss scale: beyond FP16
+    return task;
+  };
+  Options o = quick("fp32,fp16");
+  o.observe = true;
+  const Comparison c = run(large, o);
+  EXPECT_GT(c.modes[1].seeds[0].skipped_steps, 0);
+  EXPECT_NE(c.modes[1].post_mortem.find("step 15"), std::string::npos) << c.modes[1].post_mortem;
+}
+
 TEST(Runner, AnOverflowingFixedScaleFails) {
   Options o = quick("fp32,fp16-static-40");
   o.seeds = 3;

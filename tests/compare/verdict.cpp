@@ -76,6 +76,8 @@ TEST(Verdict, Failed) {
   v = judge(m, reference(3), {});
   EXPECT_EQ(v.label, Label::failed);
   EXPECT_NE(v.reason.find("below 1 at step 3"), std::string::npos) << v.reason;
+  m.seeds[2].loss_scale.assign(10, 0.5);
+  EXPECT_EQ(judge(m, reference(3), {}).label, Label::equivalent) << "a fixed scale below 1 did not fall";
 
   m = with({0, 0, 0});
   m.seeds[0].skipped_steps = 2;  // of 10: not more than 20 %
