@@ -9,7 +9,7 @@
 namespace binade::amp {
 
 bool is_fp16_gradient(const TensorRecord& record) {
-  return record.kind == TensorKind::weight_gradient || (record.kind == TensorKind::activation_gradient && record.narrow);
+  return record.narrow && (record.kind == TensorKind::weight_gradient || record.kind == TensorKind::activation_gradient);
 }
 
 namespace {

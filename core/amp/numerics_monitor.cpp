@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "binade/core/autograd/module_path.h"
+#include "binade/core/autograd/node.h"
+#include "binade/core/tensor/tensor_impl.h"
 
 namespace binade::amp {
 
@@ -28,7 +30,7 @@ NumericsMonitor::NumericsMonitor(MonitorOptions options) : options_(std::move(op
 }
 
 bool NumericsMonitor::wants(TensorKind kind) const {
-  return step_ % options_.every == 0 && options_.kinds.contains(kind);
+  return observing() && options_.kinds.contains(kind);
 }
 
 double NumericsMonitor::gradient_factor() const {
@@ -77,7 +79,27 @@ void NumericsMonitor::look(TensorRecord& record, const Tensor& x, double factor,
   at->second.delayed.add(seen.delayed);
 }
 
+bool NumericsMonitor::narrow_in_f16(const ForwardCall& call) const {
+  const Precision precision = call.op->precision();
+  if (precision == Precision::low) return true;
+  if (precision != Precision::as_is && precision != Precision::widest) return false;
+  bool some = false;
+  for (const Tensor& x : call.given) {
+    if (!x || x.dim() == 0 || !is_floating(x.dtype())) continue;
+    const auto& producer = x.impl()->producer;  // none: parameters and data, which stay in f32
+    const bool narrow = x.dtype() == DType::f16 || (producer && narrow_.contains(producer->op.get()));
+    const bool reduced = precision == Precision::as_is && call.output.dim() < x.dim() &&
+                         !x.shares_memory_with(call.output);  // a loss, which is f32
+    if (reduced || !narrow) return false;
+    some = true;
+  }
+  return some;
+}
+
 void NumericsMonitor::on_forward_call(const ForwardCall& call) {
+  const bool narrow = narrow_in_f16(call);
+  if (narrow) narrow_.insert(call.op.get());
+  else narrow_.erase(call.op.get());  // an earlier operation may have lain here
   const auto shared = [&](const Tensor& x) { return x && x.shares_memory_with(call.output); };
   if (std::any_of(call.seen.begin(), call.seen.end(), shared)) {
     views_.emplace(call.op->name());
@@ -86,13 +108,9 @@ void NumericsMonitor::on_forward_call(const ForwardCall& call) {
   saw_float16_ = saw_float16_ || call.output.dtype() == DType::f16;
   const std::string operation(call.op->name());
   const bool low = call.op->precision() == Precision::low;
-  // What FP16 autocast computes in FP16; a loss per row, of fewer dimensions than its input, is FP32.
-  const bool as_input = call.op->precision() == Precision::as_is && call.output.dim() > 0 &&
-                        call.seen[0] && call.output.dim() == call.seen[0].dim();
-  if (low || as_input) narrow_.insert(operation);
   if (wants(TensorKind::activation) && is_floating(call.output.dtype())) {
     TensorRecord& seen = record(TensorKind::activation, module_path(), operation);
-    seen.narrow = narrow_.contains(operation);
+    seen.narrow = narrow;
     look(seen, call.output, 1, false);
   }
   if (!low || !wants(TensorKind::operand)) return;
@@ -108,7 +126,7 @@ void NumericsMonitor::on_forward_call(const ForwardCall& call) {
 void NumericsMonitor::on_backward(const Op& op, const Tensor& dy) {
   if (!wants(TensorKind::activation_gradient) || views_.contains(op.name())) return;
   TensorRecord& seen = record(TensorKind::activation_gradient, module_path(), op.name());
-  seen.narrow = narrow_.contains(op.name());
+  seen.narrow = narrow_.contains(&op);
   seen.fp8 = op.precision() == Precision::low;
   look(seen, dy, gradient_factor(), false);
 }
@@ -121,13 +139,17 @@ void NumericsMonitor::on_leaf_gradient(const Tensor& leaf) {
     seen.fp8 = leaf.dim() >= 2;
     look(seen, leaf, 1, true);
   }
-  if (wants(TensorKind::weight_gradient)) look(record(TensorKind::weight_gradient, name, ""), leaf.grad(), gradient_factor(), true);
+  if (wants(TensorKind::weight_gradient)) {
+    TensorRecord& seen = record(TensorKind::weight_gradient, name, "");
+    seen.narrow = options_.f16_weight_gradients || leaf.dtype() == DType::f16;
+    look(seen, leaf.grad(), gradient_factor(), true);
+  }
 }
 
 void NumericsMonitor::close(TensorRecord& record, const Seen& seen) const {
   const ExponentHistogram& h = seen.histogram;
   record.all.add(h);
-  if (observed_ < options_.early_steps) record.early.add(h);
+  if (step_ < options_.early_steps) record.early.add(h);
   ++record.steps;
   record.current.add(seen.current);
   record.delayed.add(seen.delayed);
@@ -148,7 +170,7 @@ void NumericsMonitor::close(TensorRecord& record, const Seen& seen) const {
 }
 
 void NumericsMonitor::step() {
-  if (step_ % options_.every == 0) {
+  if (observing()) {
     for (const auto& [index, seen] : present_) {
       TensorRecord& record = records_[index];
       close(record, seen);
@@ -163,6 +185,7 @@ void NumericsMonitor::step() {
       last_amax_[index] = amax;
     }
     present_.clear();
+    narrow_.clear();
     ++observed_;
   }
   ++step_;

@@ -22,12 +22,17 @@
 namespace binade::amp {
 
 struct MonitorOptions {
-  std::int64_t every = 1;  // observes steps 0, every, 2 every, ..
+  std::int64_t every = 1;  // observes the early steps, and of the others steps every, 2 every, ..
   std::set<TensorKind> kinds = {TensorKind::activation, TensorKind::operand, TensorKind::weight,
                                 TensorKind::activation_gradient, TensorKind::weight_gradient};
   // What the loss was multiplied by; gradients are divided by it. Empty: 1. Example: [&] { return scaler.get_scale(); }
   std::function<double()> loss_scale = {};
-  std::int64_t early_steps = 25;  // observed steps that the window's lower edge is taken from
+  // Gradients are often smallest at first: each of the first so many steps is observed, and the window's lower edge is
+  // taken from them alone.
+  std::int64_t early_steps = 25;
+  // binade sums the weight gradients of f32 parameters in f32, so that they ask nothing of a loss scale. Where backward
+  // delivers them in FP16, as PyTorch's autocast does, they count.
+  bool f16_weight_gradients = false;
   std::int64_t zero_steps = 20;   // observed steps of exact zeros after which a layer counts as dead
 };
 
@@ -37,6 +42,7 @@ class NumericsMonitor final : public Observer {
 
   void step();  // ends a training step: its statistics join the records
   std::int64_t steps() const { return step_; }
+  bool observing() const { return step_ < options_.early_steps || step_ % options_.every == 0; }  // the present step
   std::int64_t observed_steps() const { return observed_; }
   // Whether results were FP16 already: what they had lost is in no record, and the window's lower edge may be too low.
   bool saw_float16() const { return saw_float16_; }
@@ -63,6 +69,7 @@ class NumericsMonitor final : public Observer {
   };
   using Key = std::pair<TensorKind, std::string>;
   bool wants(TensorKind kind) const;
+  bool narrow_in_f16(const ForwardCall& call) const;
   double gradient_factor() const;
   TensorRecord& record(TensorKind kind, const std::string& name, std::string_view operation);
   // Adds `x`; a later tensor of the same step adds to it, or with `replace` takes its place.
@@ -77,7 +84,7 @@ class NumericsMonitor final : public Observer {
   std::map<std::size_t, Seen> present_;  // by index of the record
   std::map<std::size_t, double> last_amax_;
   std::set<std::string, std::less<>> views_;   // operations that only look at their input's memory
-  std::set<std::string, std::less<>> narrow_;  // operations whose result FP16 autocast leaves in FP16
+  std::set<const Op*> narrow_;  // operations of the present step whose result FP16 autocast would leave in FP16
 };
 
 }  // namespace binade::amp

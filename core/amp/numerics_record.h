@@ -35,7 +35,7 @@ struct TensorRecord {
   std::string name;       // the parameter's name, or the module's path; empty for a root module
   std::string operation;  // "linear"; empty for a parameter
   TensorKind kind = TensorKind::activation;
-  bool narrow = false;   // under FP16 autocast the tensor is FP16 (activations and their gradients)
+  bool narrow = false;   // under FP16 autocast the tensor is FP16 (for weight gradients: see MonitorOptions)
   bool fp8 = false;      // an FP8 matrix product would store it in FP8: the fields below are filled
   ExponentHistogram all;    // over all observed steps; gradients divided by the loss scale
   ExponentHistogram early;  // over the first ones (MonitorOptions::early_steps)

@@ -148,13 +148,15 @@ void Progress::update(const Now& now) {
   const bool ends = now.step == first_ || now.step == steps_ - 1;
   if (!ends && quiet < (terminal_ ? 0.2 : 10.0)) return;
   last_ = std::chrono::steady_clock::now();
-  const double elapsed = seconds_since(start_);
-  const auto done = static_cast<double>(now.step + 1 - first_);
-  const double left = elapsed / done * static_cast<double>(steps_ - 1 - now.step);
   std::string text = fmt::format("{}  step {}/{}  loss {:.4f}  lr {:.2e}  {:.0f} {}", what_, now.step + 1, steps_,
                                  now.loss, now.lr, now.items_per_s, unit_);
   if (now.loss_scale > 0) text += fmt::format("  scale {:.0f} skipped {}", now.loss_scale, now.skipped);
-  text += fmt::format("  {}  {:.0f} s left", human_bytes(binade::memory_stats().peak_total), left);
+  text += "  " + human_bytes(binade::memory_stats().peak_total);
+  if (now.step == first_)
+    start_ = last_;  // the first step is no measure
+  else
+    text += fmt::format("  {:.0f} s left", seconds_since(start_) / static_cast<double>(now.step - first_) *
+                                               static_cast<double>(steps_ - 1 - now.step));
   const char* before = terminal_ ? rewrite : "";
   fmt::print("{}{}{}", before, text, terminal_ ? "" : "\n");
   std::fflush(stdout);

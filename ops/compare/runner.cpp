@@ -54,8 +54,8 @@ void check_fp8(const TaskFactory& factory, const Options& o) {
 class Numerics {
  public:
   explicit Numerics(std::int64_t steps)
-      : every_(std::max<std::int64_t>(2, steps / 40)), monitor_({.every = every_, .early_steps = 10}) {}
-  Watchers watchers() { return {&monitor_, every_, nullptr}; }
+      : monitor_({.every = std::max<std::int64_t>(2, steps / 40), .early_steps = std::min<std::int64_t>(25, steps / 4)}) {}
+  Watchers watchers() { return {.monitor = &monitor_}; }
   void tell(Comparison& out, const Options& o) const {
     out.numerics = monitor_.json();
     out.numerics_text = monitor_.advice();
@@ -75,7 +75,6 @@ class Numerics {
     return values > 0 ? zeros / values : NAN;
   }
 
-  std::int64_t every_;
   amp::NumericsMonitor monitor_;
 };
 

@@ -115,7 +115,7 @@ Tensor TrainingRun::forward() {
 
 void TrainingRun::step(std::int64_t step) {
   const auto start = Clock::now();
-  const bool monitored = watchers_.monitor && step % watchers_.monitor_every == 0;
+  const bool monitored = watchers_.monitor && watchers_.monitor->observing();
   std::optional<ObserverScope> monitoring, examining;
   if (monitored) monitoring.emplace(*watchers_.monitor);
   if (watchers_.post_mortem) examining.emplace(*watchers_.post_mortem);

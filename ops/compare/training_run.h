@@ -10,8 +10,7 @@
 namespace binade::compare {
 
 struct Watchers {                            // who looks on; steps that are watched are not timed
-  amp::NumericsMonitor* monitor = nullptr;   // at every monitor_every-th step
-  std::int64_t monitor_every = 1;
+  amp::NumericsMonitor* monitor = nullptr;   // at the steps it observes
   amp::PostMortem* post_mortem = nullptr;    // at every step; the run ends with its first casualty
 };
 

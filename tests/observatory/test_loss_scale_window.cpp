@@ -58,7 +58,7 @@ TEST(LossScaleWindow, AgainstRoundingTheGradientsOfATrainingRun) {
   manual_seed(5);
   const nn::Sequential model = deep_sigmoid();
   optim::Adam optimizer(model.parameters(), {.lr = 1e-2});
-  NumericsMonitor monitor({.kinds = {TensorKind::weight_gradient}, .early_steps = 4});
+  NumericsMonitor monitor({.kinds = {TensorKind::weight_gradient}, .early_steps = 4, .f16_weight_gradients = true});
   BruteForce brute;
   for (const auto& [name, x] : model.named_parameters()) brute.layers.push_back({name, {}});
   const ObserverScope watching(monitor);
@@ -91,7 +91,7 @@ TEST(LossScaleWindow, AgainstRoundingTheGradientsOfATrainingRun) {
 TEST(LossScaleWindow, UpperEdgeIsExactAtTheLastHalf) {
   const auto upper = [](float g) {
     Given given(1);
-    NumericsMonitor monitor;
+    NumericsMonitor monitor({.f16_weight_gradients = true});
     const ObserverScope watching(monitor);
     given.backward({g});
     monitor.step();
@@ -107,7 +107,7 @@ TEST(LossScaleWindow, UpperEdgeIsExactAtTheLastHalf) {
 
 TEST(LossScaleWindow, LowerEdgeFromEarlyStepsUpperFromAll) {
   Given given(1);
-  NumericsMonitor monitor({.early_steps = 2});
+  NumericsMonitor monitor({.early_steps = 2, .f16_weight_gradients = true});
   const ObserverScope watching(monitor);
   for (const float g : {1e-3F, 1e-3F, 1e-9F, 30.0F}) {
     given.backward({g});
@@ -123,7 +123,7 @@ TEST(LossScaleWindow, AFloat16RunIsNoBasisForALowerEdge) {
   for (const bool f16 : {false, true}) {
     const Tensor w = ones({2}, {.requires_grad = true});
     set_name(w, "w");
-    NumericsMonitor monitor;
+    NumericsMonitor monitor({.f16_weight_gradients = true});
     const ObserverScope watching(monitor);
     sum(w.to(f16 ? DType::f16 : DType::f32) * 1.0).backward();
     monitor.step();
@@ -134,9 +134,19 @@ TEST(LossScaleWindow, AFloat16RunIsNoBasisForALowerEdge) {
   }
 }
 
+TEST(LossScaleWindow, WeightGradientsThatAreSummedInF32AskNothing) {
+  Given given(1);
+  NumericsMonitor monitor;
+  const ObserverScope watching(monitor);
+  given.backward({0x1p-60F});
+  monitor.step();
+  EXPECT_FALSE(monitor.loss_scale_window());
+  EXPECT_TRUE(monitor.layers_at_risk().empty());
+}
+
 TEST(LossScaleWindow, EmptyIsSaid) {
   Given small(1, "small"), large(1, "large");
-  NumericsMonitor monitor;
+  NumericsMonitor monitor({.f16_weight_gradients = true});
   EXPECT_FALSE(monitor.loss_scale_window());
   EXPECT_NE(monitor.advice().find("no gradients"), std::string::npos);
   const ObserverScope watching(monitor);

@@ -71,17 +71,32 @@ TEST(NumericsMonitor, RecordsEachTensorUnderItsName) {
   EXPECT_EQ(find(monitor, TensorKind::operand, "0 linear input 1"), nullptr);  // a weight
 }
 
+// A model of every kind: an embedding and a residual stream in f32, views, activations, norms and products.
+struct Mixed : nn::Module {
+  nn::Embedding table = add("table", nn::Embedding(5, 8));
+  nn::Linear up = add("up", nn::Linear(8, 16)), down = add("down", nn::Linear(16, 8)), head = add("head", nn::Linear(8, 3));
+  nn::LayerNorm norm = add("norm", nn::LayerNorm(8));
+  Tensor operator()(const Tensor& ids) const {
+    Tensor x = dropout(table(ids), 0.25);
+    x = x + dropout(down(relu(up(norm(x)).view({-1, 16}))), 0.5) * 0.5;
+    const Tensor h = head(relu(x));
+    return h * 2.0 + relu(h);
+  }
+};
+
 TEST(NumericsMonitor, NarrowIsWhatAutocastLeavesInFloat16) {
   manual_seed(1);
   struct Dtypes final : Observer {  // in an autocast run
     std::map<std::string, DType> seen;
+    std::set<std::string> differing;
     void on_forward(const OpPtr& op, Inputs, const Tensor& y) override {
-      seen[module_path() + std::string(op->name())] = y.dtype();
+      const auto [at, first] = seen.emplace(module_path() + std::string(op->name()), y.dtype());
+      if (!first && at->second != y.dtype()) differing.insert(at->first);  // an operation used in both dtypes
     }
   } dtypes;
-  nn::Sequential model(nn::Linear(4, 8), nn::ReLU(), nn::Dropout(0.5), nn::LayerNorm(8), nn::Linear(8, 3));
+  const Mixed model;
   NumericsMonitor monitor;
-  const auto run_once = [&] { sum(cross_entropy(model(randn({6, 4})), randint(0, 3, {6}), {.reduction = Reduction::none})).backward(); };
+  const auto run_once = [&] { sum(cross_entropy(model(randint(0, 5, {6})), randint(0, 3, {6}), {.reduction = Reduction::none})).backward(); };
   {
     const ObserverScope watching(monitor);
     run_once();
@@ -93,10 +108,11 @@ TEST(NumericsMonitor, NarrowIsWhatAutocastLeavesInFloat16) {
   int checked = 0;
   for (const TensorRecord& record : monitor.records()) {
     if (record.kind != TensorKind::activation && record.kind != TensorKind::activation_gradient) continue;
+    if (dtypes.differing.contains(record.name + record.operation)) continue;
     EXPECT_EQ(record.narrow, dtypes.seen.at(record.name + record.operation) == DType::f16) << record.label();
     ++checked;
   }
-  EXPECT_EQ(checked, 14);  // seven operations, forward and backward
+  EXPECT_GE(checked, 14) << "seven operations, forward and backward";
 }
 
 TEST(NumericsMonitor, WeightsAreNotOperandsUnderAutocastEither) {
@@ -112,15 +128,15 @@ TEST(NumericsMonitor, WeightsAreNotOperandsUnderAutocastEither) {
 
 TEST(NumericsMonitor, EveryAndKinds) {
   Given given(1);
-  NumericsMonitor monitor({.every = 3, .kinds = {TensorKind::weight_gradient}});
-  NumericsMonitor forward({.every = 3, .kinds = {TensorKind::activation}});
+  NumericsMonitor monitor({.every = 3, .kinds = {TensorKind::weight_gradient}, .early_steps = 0});
+  NumericsMonitor forward({.every = 3, .kinds = {TensorKind::activation}, .early_steps = 2});
   const ObserverScope watching(monitor), watching_forward(forward);
   for (int step = 0; step < 7; ++step) {
     given.backward({static_cast<float>(1 << step)});
     monitor.step();
     forward.step();
   }
-  EXPECT_EQ(find(forward, TensorKind::activation, "sum")->all.total(), 3);
+  EXPECT_EQ(find(forward, TensorKind::activation, "sum")->all.total(), 4);  // steps 0, 1, 3 and 6
   EXPECT_EQ(monitor.steps(), 7);
   EXPECT_EQ(monitor.observed_steps(), 3);
   ASSERT_EQ(monitor.records().size(), 1U);
@@ -199,7 +215,7 @@ TEST(DeadLayers, ConsecutiveObservedStepsOfExactZeros) {
 TEST(LayersAtRisk, ByTheShareOfTheSquaredNorm) {
   // Squares 1 : x below 2^-25: the share lost is known.
   Given fine(2, "fine"), some(2, "some"), most(2, "most");
-  NumericsMonitor monitor;
+  NumericsMonitor monitor({.f16_weight_gradients = true});
   const ObserverScope watching(monitor);
   const float kept = 0x1p-24F, lost = 0x1.8p-26F;  // lost^2 / kept^2 = 9/64
   fine.backward({kept, lost});                     // 9 / 73 = 12 %
