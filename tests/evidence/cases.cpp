@@ -5,7 +5,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
+#include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "precision_compare/tasks.h"
 
@@ -14,6 +15,7 @@ namespace {
 using namespace binade;
 using compare::Comparison;
 using compare::Label;
+using compare::TaskFactory;
 
 Comparison run_case(const std::string& name, const std::string& modes, std::int64_t seeds, std::int64_t steps) {
   const example::Case& c = example::find_case(name);
@@ -48,6 +50,37 @@ TEST_F(Evidence, Bf16StagnatesWithoutMasterWeightsUnlessRoundedStochastically) {
   EXPECT_EQ(c.modes[1].verdict.label, Label::equivalent) << c.modes[1].verdict.reason;
   EXPECT_EQ(c.modes[2].verdict.label, Label::degraded) << c.modes[2].verdict.reason;
   EXPECT_EQ(c.modes[3].verdict.label, Label::equivalent) << c.modes[3].verdict.reason;
+}
+
+// The window of loss scales that the numerics of an FP32 run call safe, against training with fixed scales: its upper edge
+// is exact to one binade, its lower edge right to about two, on the careful side.
+TEST_F(Evidence, FixedLossScalesTrainInsideTheWindowThatFp32PredictsAndFailOutside) {
+  const example::Case& c = example::find_case("A");
+  const TaskFactory factory = example::mlp_task(c.shape, c.batch, {});
+  compare::Options options = example::case_options(c);
+  options.twins = false;
+  options.steps = 300;
+  options.seeds = 1;
+  options.modes = compare::modes("fp32");
+  const auto window = nlohmann::json::parse(compare::run(factory, options).numerics).at("loss_scale_window");
+  const int lower = window.at("log2_lower"), upper = window.at("log2_upper");
+  ASSERT_LT(lower, upper);
+
+  options.observe = false;
+  options.seeds = 2;
+  options.modes = {compare::mode("fp32")};
+  for (const int k : {lower, upper - 1, lower - 4, upper + 1})
+    options.modes.push_back(compare::mode("fp16-static-" + std::to_string(k)));
+  const Comparison result = compare::run(factory, options);
+  for (std::size_t seed = 0; seed < 2; ++seed) {
+    const compare::SeedRun& fp32 = result.modes[0].seeds[seed];
+    const double last = fp32.final_train_loss(), gained = fp32.train_loss.front() - last;
+    const auto missing = [&](std::size_t mode) { return (result.modes[mode].seeds[seed].final_train_loss() - last) / gained; };
+    EXPECT_LT(missing(1), 0.1) << "lower edge 2^" << lower << ", seed " << fp32.seed;
+    EXPECT_LT(missing(2), 0.1) << "below the upper edge 2^" << upper << ", seed " << fp32.seed;
+    EXPECT_GT(missing(3), 0.5) << "four binades below the lower edge 2^" << lower << ", seed " << fp32.seed;
+    EXPECT_FALSE(result.modes[4].seeds[seed].failure.empty()) << "above the upper edge 2^" << upper << ", seed " << fp32.seed;
+  }
 }
 
 }  // namespace
