@@ -70,7 +70,8 @@ class Prepared {
 };
 
 // a, b prepared; c usable_result(); bias: c's dtype, or absent.
-void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, const TensorView& c, bool accumulate) {
+void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, const TensorView& c, bool accumulate,
+              bool tf32) {
   const std::int64_t m = c.size(-2), n = c.size(-1);
   Gemm gemm{.m = m,
             .n = n,
@@ -80,7 +81,8 @@ void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, 
             .b = {},
             .c = {},
             .bias = bias.data,
-            .accumulate = accumulate};
+            .accumulate = accumulate,
+            .tf32 = tf32};
   for (const auto& [view, operand] : {std::pair{&a, &gemm.a}, {&b, &gemm.b}, {&c, &gemm.c}}) {
     describe(*view, *operand);
     operand->batch_stride = *batch_stride(*view);
@@ -130,7 +132,8 @@ void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::M
     accumulate = true;
   }
   const Prepared left(a, product), right(b, product);
-  multiply(left.view(), right.view(), given, result, accumulate);
+  const bool tf32 = product == DType::f32 && options.precision == MatmulPrecision::high;
+  multiply(left.view(), right.view(), given, result, accumulate, tf32);
   if (direct) return;
   options.accumulate ? kernel::add_into(result, c, 1) : kernel::copy(result, c);
 }
