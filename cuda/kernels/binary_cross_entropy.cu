@@ -18,7 +18,7 @@ template <class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks) forward_kernel(Operands<2, 1> o) {
   for_operands<C>(o, [](std::int64_t, const C* x, C* loss) {
     const C p = x[0], t = x[1];
-    loss[0] = p >= C(0) && p <= C(1) ? (t - C(1)) * at_least_minus_100(log1p(-p)) - t * at_least_minus_100(log(p))
+    loss[0] = p >= C(0) && p <= C(1) ? (t - C(1)) * at_least_minus_100<C>(log1p(-p)) - t * at_least_minus_100<C>(log(p))
                                      : std::numeric_limits<C>::quiet_NaN();
   });
 }
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) backward_kerne
   for_operands<C>(o, [](std::int64_t, const C* x, C* y) {
     const C p = x[0], t = x[1], dy = x[2], spread = p * (C(1) - p);
     y[0] = dy * (p - t) / (spread < C(1e-12) ? C(1e-12) : spread);
-    y[1] = dy * (at_least_minus_100(log1p(-p)) - at_least_minus_100(log(p)));
+    y[1] = dy * (at_least_minus_100<C>(log1p(-p)) - at_least_minus_100<C>(log(p)));
   });
 }
 

@@ -50,7 +50,7 @@ struct AdamRule {
     m = multiply_add(one_minus_beta1, g - m, m);
     if constexpr (std::is_same_v<C, float>) {
       v = multiply_add(beta2, v, one_minus_beta2 * (g * g));
-      p = multiply_add(-step, m / multiply_add(sqrt(v), root, eps), keep * p);
+      p = multiply_add(-step, m / multiply_add(sqrtf(v), root, eps), keep * p);
     } else {
       v = beta2 * v + one_minus_beta2 * g * g;
       p = keep * p - step * m / (sqrt(v) * root + eps);

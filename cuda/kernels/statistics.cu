@@ -122,7 +122,8 @@ struct FiniteSummary {
     if (x != x) {
       s.v[2] += 1;
     } else if (isinf(x)) {
-      s.v[x > 0 ? 0 : 1] += 1;
+      s.v[0] += x > 0 ? 1 : 0;
+      s.v[1] += x > 0 ? 0 : 1;
     } else {
       s.v[3] = Larger0()(s.v[3], fabs(x));
     }
