@@ -215,7 +215,9 @@ TEST_F(GradientKernels, ScalesMoveAsOnTheCpu) {
       kernel::loss_scale_update(scale.there, tracker.there, found.there, options);
       for (const Both* x : {&scale, &last_good, &tracker, &counters}) expect_same_bits(cpu(x->there), x->here, "scaler");
     }
-    if (start < 0x1p20) EXPECT_EQ(scale.there.at(0), 4) << "the minimum";
+    if (start < 0x1p20) {
+      EXPECT_EQ(scale.there.at(0), 4) << "the minimum";
+    }
   }
 }
 
