@@ -109,7 +109,9 @@ void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::M
   const DType product = size_of(a.dtype) == 1 ? DType::bf16 : a.dtype;
   TensorView result = c;
   std::optional<Scratch> memory;
-  const bool direct = usable_result(c, product);
+  // 16 bits take a bias only in the epilogue, and of their own dtype: otherwise it would be rounded before it is added.
+  const bool bias_fits = !bias || size_of(c.dtype) > 2 || (bias.dtype == c.dtype && !options.accumulate);
+  const bool direct = usable_result(c, product) && bias_fits;
   if (!direct) {  // summed elsewhere, in f32 (f64), and rounded once
     result.dtype = product == DType::f64 ? DType::f64 : DType::f32;
     result.strides = contiguous_strides(c.shape);
