@@ -107,6 +107,14 @@ if(cuda_kernel_files AND cuda_host_files)
   foreach(program optim amp lowp)
     binade_test_on_simulated_device(${program} fast ${program} "*-${missing_kernels}" ${quick})
   endforeach()
+  # A GPU without FP8 emulates its products.
+  binade_test_on_simulated_device(before_fp8 fast cuda "*.Fp8Products*:*/fp8_current" ${quick} BINADE_SIM_CAPABILITY=80)
+  # Every access judged, threads in another order; the host's only where there are few allocations.
+  binade_test_on_simulated_device(ops_checked checked op_suite
+    "Samples/OpSuite.*_f32:Samples/OpSuite.*_bf16_strided-${missing_kernels}" ${quick} BINADE_SIM_ORDER=reverse)
+  binade_test_on_simulated_device(kernels_checked checked cuda "*Kernels.*:*CudaTraining.*fp16" ${quick}
+    BINADE_SIM_ORDER=shuffled)
+  binade_test_on_simulated_device(device_checked checked cuda "CudaDevice.*")
 endif()
 
 # ---- the simulator's own tests

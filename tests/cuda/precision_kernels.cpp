@@ -8,6 +8,8 @@
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/statistics_kernels.h"
 #include "binade/core/tensor/tensor_impl.h"
+#include "binade/ops/fp8_linear.h"
+#include "binade/tests/core/expect_error.h"
 #include "binade/tests/cuda/compare.h"
 
 namespace binade::test {
@@ -154,6 +156,12 @@ TEST_F(PrecisionKernels, Fp8OperandsOfEveryOrder) {  // integers: sums are exact
         expect_same_bits(cpu(c), expected, turn_a ? "a turned" : "a");
       }
   }
+}
+
+TEST_F(PrecisionKernels, AStateElsewhereIsRefused) {
+  const Tensor x = ones({16, 16}, {.device = gpu});
+  expect_error([&] { fp8_linear(x, x, {}, {.recipe = {}, .state = amp::make_fp8_state({})}); },
+               "fp8_linear: the state must lie on x's device: x is on cuda:0, the state on cpu");
 }
 
 TEST_F(PrecisionKernels, Tf32RoundsItsOperands) {
