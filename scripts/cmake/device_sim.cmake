@@ -85,7 +85,7 @@ if(cuda_kernel_files AND cuda_host_files)
   foreach(flavour checked fast)
     binade_simulated_plugin(binade_cuda_sim_${flavour} ${flavour}
       KERNELS ${cuda_kernel_files} HOST ${cuda_host_files} ${provide_simulated})
-    target_compile_definitions(binade_cuda_sim_${flavour} PRIVATE BINADE_CUDA_ARCHITECTURES="90")
+    target_compile_definitions(binade_cuda_sim_${flavour} PRIVATE BINADE_CUDA_ARCHITECTURES="80")
     set_target_properties(binade_cuda_sim_${flavour} PROPERTIES EXCLUDE_FROM_ALL OFF)
   endforeach()
 

@@ -1,9 +1,10 @@
-// Tests of what a CUDA device computes, compared with the CPU. Skipped where there is no device.
+// Tests of what a CUDA device computes, compared with the CPU. Skipped where there is no device, unless one was asked for.
 #pragma once
 #include <gtest/gtest.h>
 
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <string>
 
 #include "binade/ops/ops.h"
@@ -13,7 +14,9 @@ namespace binade::test {
 class CudaDevice : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!cuda_available()) GTEST_SKIP() << cuda_status();
+    if (cuda_available()) return;
+    ASSERT_EQ(std::getenv("BINADE_TEST_DEVICE"), nullptr) << cuda_status();
+    GTEST_SKIP() << cuda_status();
   }
   const Device gpu{DeviceType::cuda, 0};
 };

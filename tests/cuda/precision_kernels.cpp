@@ -10,7 +10,7 @@
 #include "binade/core/tensor/tensor_impl.h"
 #include "binade/ops/fp8_linear.h"
 #include "binade/tests/core/expect_error.h"
-#include "binade/tests/cuda/compare.h"
+#include "binade/tests/cuda/simulated.h"
 
 namespace binade::test {
 
@@ -156,6 +156,17 @@ TEST_F(PrecisionKernels, Fp8OperandsOfEveryOrder) {  // integers: sums are exact
         expect_same_bits(cpu(c), expected, turn_a ? "a turned" : "a");
       }
   }
+}
+
+TEST_F(SimulatedDevice, Fp8ProductsAreTheLibrarysFromCapability89On) {
+  const char* capability = std::getenv("BINADE_SIM_CAPABILITY");
+  const Fp8Operand a = fp8_operand(randn({32, 64}), DType::f8e4m3, false, gpu);
+  const Fp8Operand b = fp8_operand(randn({48, 64}), DType::f8e4m3, false, gpu);
+  const Tensor c = empty({32, 48}, {.device = gpu});
+  const std::uint64_t before = simulator->counters().launches;
+  kernel::matmul_fp8(a.codes, b.codes.t(), a.scales, b.scales, {}, c, {});
+  // One product; or two operands widened, the product of those, and the scales.
+  EXPECT_EQ(simulator->counters().launches - before, capability && std::atoi(capability) < 89 ? 4U : 1U);
 }
 
 TEST_F(PrecisionKernels, AStateElsewhereIsRefused) {
