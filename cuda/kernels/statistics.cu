@@ -169,8 +169,11 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
       s.v[i] = i + 1 < summary_size ? s.v[i] + blocks[b].v[i] : Larger0()(s.v[i], blocks[b].v[i]);
   }
   s = reduce_summary(s, shared);
-  if (threadIdx.x == 0)
-    for (int i = 0; i < wanted; ++i) out[i] = s.v[i];
+  if (threadIdx.x != 0) return;
+#pragma unroll
+  for (int i = 0; i < summary_size; ++i) {
+    if (i < wanted) out[i] = s.v[i];
+  }
 }
 
 // One block of threads per block_elements; their number depends on the shape alone.

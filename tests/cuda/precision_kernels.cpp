@@ -36,16 +36,16 @@ Tensor wide_range(std::int64_t n, DType dtype, bool finite = false) {
 TEST_F(PrecisionKernels, Fp8CodesAndMaximaHaveTheCpusBits) {
   for (const DType format : {DType::f8e4m3, DType::f8e5m2})
     for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
-      for (const auto& [n, start] : {std::pair<std::int64_t, std::int64_t>{3000, 0}, {3000, 1}, {5, 0}})
+      for (const auto& [length, start] : {std::pair<std::int64_t, std::int64_t>{3000, 0}, {3000, 1}, {5, 0}})
         for (const bool finite : {true, false}) {
-          const Tensor all = wide_range(n, dtype, finite), x = all.narrow(0, start, n - start);
-          const auto quantized = [&](Device device) {
+          const Tensor all = wide_range(length, dtype, finite), part = all.narrow(0, start, length - start);
+          const auto quantized = [&, first = start](Device device) {
+            const Tensor x = all.to(device).narrow(0, first, part.numel());
             const Tensor codes = empty(x.shape(), {.dtype = format, .device = device});
             const Tensor inverse = empty({1}, {.device = device}), amax = full({1}, 2, {.device = device});
-            kernel::quantize_fp8(all.to(device).narrow(0, start, n - start), codes, full({1}, 5, {.device = device}),
-                                 inverse, amax);
+            kernel::quantize_fp8(x, codes, full({1}, 5, {.device = device}), inverse, amax);
             const Tensor largest = empty({1}, {.device = device});
-            kernel::absmax(all.to(device).narrow(0, start, n - start), largest);
+            kernel::absmax(x, largest);
             return Tensors{codes, inverse, amax, largest};
           };
           const Tensors here = quantized({}), there = quantized(gpu);
