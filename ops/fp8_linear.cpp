@@ -198,6 +198,8 @@ Tensor fp8_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, con
   op.options = options;
   if (options.recipe.scaling == amp::Fp8Scaling::delayed) {
     check(static_cast<bool>(options.state), "fp8_linear: delayed scaling needs a state; see amp::make_fp8_state");
+    check(!x || options.state.scale.device() == x.device(), "fp8_linear: the state must lie on x's device: x is on ",
+          to_text(x.device()), ", the state on ", to_text(options.state.scale.device()));
     op.scale = empty_like(options.state.scale);
     kernel::copy(options.state.scale, op.scale);
   }

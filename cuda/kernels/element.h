@@ -160,7 +160,7 @@ struct Spans {
 };
 // Whether a kernel may walk these with vectors; `row` is a length all its starting points are multiples of.
 template <class C, int N>
-bool can_use_vectors(const Spans<N>& x, std::int64_t row = 0) {
+__host__ __device__ bool can_use_vectors(const Spans<N>& x, std::int64_t row = 0) {
   bool all = std::is_same_v<C, float> && row % vector_length == 0;
   for (const Span& s : x.of) {
     all = all && (!s || (has_vectors(s.dtype) && reinterpret_cast<std::uintptr_t>(s.data) % vector_alignment == 0));

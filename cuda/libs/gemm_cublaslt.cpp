@@ -35,6 +35,10 @@ cudaDataType_t cuda_type(DType dtype) {
       return CUDA_R_16F;
     case DType::bf16:
       return CUDA_R_16BF;
+    case DType::f8e4m3:
+      return CUDA_R_8F_E4M3;
+    case DType::f8e5m2:
+      return CUDA_R_8F_E5M2;
     default:
       fail({"matmul: no CUDA product of ", to_text(dtype)});
   }
@@ -45,14 +49,20 @@ class Descriptors {
  public:
   explicit Descriptors(const Gemm& g) : gemm_(g), lt_(cublaslt()) {
     const bool wide = g.a.dtype == DType::f64;
-    lt_check(lt_.desc_create(&product, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, wide ? CUDA_R_64F : CUDA_R_32F),
-             "descriptor", g);
+    const cublasComputeType_t compute = wide     ? CUBLAS_COMPUTE_64F
+                                        : g.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                 : CUBLAS_COMPUTE_32F;
+    lt_check(lt_.desc_create(&product, compute, wide ? CUDA_R_64F : CUDA_R_32F), "descriptor", g);
     set(CUBLASLT_MATMUL_DESC_TRANSA, g.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, g.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (g.bias) {
       set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
       set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
       set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(g.c.dtype));
+    }
+    if (g.scale_a) {
+      set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, g.scale_b);
+      set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, g.scale_a);
     }
     first = layout(g.b, g.k, g.n);
     second = layout(g.a, g.m, g.k);
@@ -101,10 +111,10 @@ std::uint32_t alignment_of(const std::byte* data) {  // the largest power of two
 }
 
 // What a choice of algorithm depends on.
-using GemmKey = std::array<std::int64_t, 20>;
+using GemmKey = std::array<std::int64_t, 21>;
 GemmKey key_of(const Gemm& g, Device device) {
-  GemmKey key{device.index, g.m, g.n, g.k, g.batch, g.bias != nullptr, g.accumulate};
-  std::size_t at = 7;
+  GemmKey key{device.index, g.m, g.n, g.k, g.batch, g.bias != nullptr, g.accumulate, g.tf32};
+  std::size_t at = 8;
   for (const GemmOperand* x : {&g.a, &g.b, &g.c}) {
     key[at++] = static_cast<std::int64_t>(x->dtype) * 2 + x->transposed;
     key[at++] = x->lead;

@@ -18,11 +18,15 @@ struct GemmOperand {          // element (i, j) lies at i * lead + j, or at j * 
 // c [m, n] (+)= a [m, k] b [k, n] + bias [n], `batch` times; summed in f32 (f64 for f64). a and b have one dtype: f64,
 // f32, f16 or bf16; c has the same, or f32 for 16-bit ones, and is not transposed. bias: c's dtype, or null; with f64
 // and with accumulate it must be null. All sizes > 0.
+// FP8 (compute capability 8.9 and newer): a not transposed, b transposed, m, n, k and all leads multiples of 16, not both
+// f8e5m2; the sum is multiplied by *scale_a and *scale_b, in device memory. c is f32, bf16 or f16; a bias needs the latter two.
 struct Gemm {
   std::int64_t m, n, k, batch = 1;
   GemmOperand a, b, c;
   const std::byte* bias = nullptr;
   bool accumulate = false;
+  bool tf32 = false;  // f32 operands are rounded to TF32
+  const float *scale_a = nullptr, *scale_b = nullptr;
 };
 void run_gemm(const Gemm& gemm, Device device);
 

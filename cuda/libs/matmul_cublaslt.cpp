@@ -70,7 +70,8 @@ class Prepared {
 };
 
 // a, b prepared; c usable_result(); bias: c's dtype, or absent.
-void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, const TensorView& c, bool accumulate) {
+void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, const TensorView& c, bool accumulate,
+              bool tf32) {
   const std::int64_t m = c.size(-2), n = c.size(-1);
   Gemm gemm{.m = m,
             .n = n,
@@ -80,7 +81,8 @@ void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, 
             .b = {},
             .c = {},
             .bias = bias.data,
-            .accumulate = accumulate};
+            .accumulate = accumulate,
+            .tf32 = tf32};
   for (const auto& [view, operand] : {std::pair{&a, &gemm.a}, {&b, &gemm.b}, {&c, &gemm.c}}) {
     describe(*view, *operand);
     operand->batch_stride = *batch_stride(*view);
@@ -107,7 +109,9 @@ void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::M
   const DType product = size_of(a.dtype) == 1 ? DType::bf16 : a.dtype;
   TensorView result = c;
   std::optional<Scratch> memory;
-  const bool direct = usable_result(c, product);
+  // 16 bits take a bias only in the epilogue, and of their own dtype: otherwise it would be rounded before it is added.
+  const bool bias_fits = !bias || size_of(c.dtype) > 2 || (bias.dtype == c.dtype && !options.accumulate);
+  const bool direct = usable_result(c, product) && bias_fits;
   if (!direct) {  // summed elsewhere, in f32 (f64), and rounded once
     result.dtype = product == DType::f64 ? DType::f64 : DType::f32;
     result.strides = contiguous_strides(c.shape);
@@ -130,7 +134,8 @@ void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::M
     accumulate = true;
   }
   const Prepared left(a, product), right(b, product);
-  multiply(left.view(), right.view(), given, result, accumulate);
+  const bool tf32 = product == DType::f32 && options.precision == MatmulPrecision::high;
+  multiply(left.view(), right.view(), given, result, accumulate, tf32);
   if (direct) return;
   options.accumulate ? kernel::add_into(result, c, 1) : kernel::copy(result, c);
 }

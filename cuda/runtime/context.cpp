@@ -61,10 +61,15 @@ struct Context {
   cudaStream_t stream = nullptr;
   cudaEvent_t reached = nullptr;  // orders other devices' streams after this one
   IndexFault* fault = nullptr;
+  int capability = 0;
   Staging staging;
 };
 
-void create(Context& c) {
+void create(Context& c, int index) {
+  int major = 0, minor = 0;
+  cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
+  cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "compute capability");
+  c.capability = 10 * major + minor;
   cuda_check(cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking), "create the compute stream");
   cuda_check(cudaEventCreateWithFlags(&c.reached, cudaEventDisableTiming), "create an event");
   c.staging.create();
@@ -81,7 +86,7 @@ Context& context(Device device) {
         to_text(device));
   cuda_check(cudaSetDevice(device.index), "select the device");
   Context& c = (*contexts)[static_cast<std::size_t>(device.index)];
-  std::call_once(c.created, [&] { create(c); });
+  std::call_once(c.created, [&] { create(c, device.index); });
   return c;
 }
 
@@ -128,6 +133,7 @@ int device_count() {
 }
 
 cudaStream_t stream_of(Device device) { return context(device).stream; }
+int capability_of(Device device) { return context(device).capability; }
 IndexFault* index_fault_of(Device device) { return context(device).fault; }
 
 void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, std::size_t bytes) {

@@ -12,6 +12,7 @@ int device_count();
 // All kernels and copies of a device run on its one stream, in order; never on the legacy default stream. The call
 // makes the device current for the calling thread.
 cudaStream_t stream_of(Device device);
+int capability_of(Device device);                // 10 * major + minor: 90 for sm_90
 IndexFault* index_fault_of(Device device);  // device memory, for kernels that check indices
 
 // Ordered on the devices' streams. Returns when the host's side may be changed or read; a copy to the host first

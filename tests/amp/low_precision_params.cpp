@@ -9,10 +9,12 @@
 #include <cmath>
 
 #include "binade/tests/core/expect_error.h"
+#include "binade/tests/core/test_device.h"
 
 namespace {
 
 using namespace binade;
+using binade::test::test_device;
 
 constexpr std::int64_t count = 40000;  // several chunks, and not a multiple of the vector width
 
@@ -35,11 +37,11 @@ std::unique_ptr<optim::Optimizer> make(Kind kind, const Tensors& params, Storage
 
 Tensor weights(DType dtype, std::uint64_t seed = 1, std::int64_t n = count) {
   manual_seed(seed);
-  return randn({n}).to(dtype).clone().requires_grad_();
+  return randn({n}).to(dtype).to(test_device()).clone().requires_grad_();
 }
 void give(const Tensor& w, int step) {
   manual_seed(1000 + static_cast<std::uint64_t>(step));
-  Tensor(w).set_grad(randn(w.shape()).to(w.dtype()).clone());
+  Tensor(w).set_grad(randn(w.shape()).to(w.dtype()).to(test_device()).clone());
 }
 
 class Params : public testing::TestWithParam<Kind> {};
@@ -170,10 +172,10 @@ TEST_P(Params, StateRoundTripContinuesBitForBit) {
 
 TEST(LowPrecisionParams, SmallUpdatesAreLostToNearestOnly) {
   const auto after = [](Storage s) {
-    const Tensor w = full({4096}, 1, {.dtype = DType::bf16, .requires_grad = true});
+    const Tensor w = full({4096}, 1, {.dtype = DType::bf16, .device = test_device(), .requires_grad = true});
     const auto opt = make(Kind::sgd, {w}, s, 1e-4);
     for (int step = 0; step < 20; ++step) {
-      Tensor(w).set_grad(full({4096}, 1, {.dtype = DType::bf16}));
+      Tensor(w).set_grad(full({4096}, 1, {.dtype = DType::bf16, .device = test_device()}));
       opt->step();
     }
     return mean(w.to(DType::f32)).item<double>();
@@ -190,11 +192,11 @@ TEST(LowPrecisionParams, SmallUpdatesAreLostToNearestOnly) {
 
 TEST(LowPrecisionParams, AWeightChangedFromOutsideWinsOverItsMasterCopy) {
   for (int which = 0; which < 2; ++which) {
-    const Tensor matrix = full({2, 4}, 1, {.dtype = DType::bf16, .requires_grad = true});
+    const Tensor matrix = full({2, 4}, 1, {.dtype = DType::bf16, .device = test_device(), .requires_grad = true});
     const std::unique_ptr<optim::Optimizer> opt =
         which == 0 ? make(Kind::sgd, {matrix}, {}, 1e-4)
                    : std::make_unique<optim::Muon>(Tensors{matrix}, optim::MuonOptions{.lr = 1e-4, .weight_decay = 0});
-    Tensor(matrix).set_grad(ones({2, 4}, {.dtype = DType::bf16}));
+    Tensor(matrix).set_grad(ones({2, 4}, {.dtype = DType::bf16, .device = test_device()}));
     opt->step();
     {
       const NoGrad guard;

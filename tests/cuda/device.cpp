@@ -2,7 +2,6 @@
 // Skipped where there is none. The operation suite judges each operation; here are the things it does not reach.
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 
 #include "binade/core/backend/kernels.h"
@@ -11,32 +10,11 @@
 #include "binade/ops/formulas.h"
 #include "binade/ops/ops.h"
 #include "binade/tests/core/expect_error.h"
+#include "binade/tests/cuda/compare.h"
 
 namespace binade::test {
 
 namespace {
-
-class CudaDevice : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!cuda_available()) GTEST_SKIP() << cuda_status();
-  }
-  const Device gpu{DeviceType::cuda, 0};
-};
-
-Tensor cpu(const Tensor& x) { return x.to(Device{}); }
-
-// Equal in every bit but the payloads of NaNs.
-void expect_same_bits(const Tensor& a, const Tensor& b, const std::string& what) {
-  ASSERT_EQ(a.shape(), b.shape()) << what;
-  ASSERT_EQ(a.dtype(), b.dtype()) << what;
-  const std::vector<double> x = a.to_vector<double>(), y = b.to_vector<double>();
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    if (std::isnan(x[i]) && std::isnan(y[i])) continue;
-    ASSERT_EQ(std::bit_cast<std::uint64_t>(x[i]), std::bit_cast<std::uint64_t>(y[i]))
-        << what << ": element " << i << " is " << x[i] << " and " << y[i];
-  }
-}
 
 constexpr DType all_dtypes[] = {DType::f64,    DType::f32, DType::f16, DType::bf16, DType::f8e4m3,
                                 DType::f8e5m2, DType::i64, DType::i32, DType::u8,   DType::boolean};

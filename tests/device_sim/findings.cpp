@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <map>
+#include <mutex>
 #include <utility>
 
 namespace simt {
@@ -22,17 +24,7 @@ std::string first_line(FILE* pipe) {
   return line;
 }
 
-}  // namespace
-
-void report(std::string_view kind, const std::string& text) {
-  std::fprintf(stderr, "simulated device: %.*s: %s\n", static_cast<int>(kind.size()), kind.data(), text.c_str());
-  findings().push_back({std::string(kind), text});
-}
-
-std::vector<Finding> take_findings() { return std::exchange(findings(), {}); }
-bool has_findings() { return !findings().empty(); }
-
-CodePlace place_of(const void* code) {
+CodePlace find_place(const void* code) {
   CodePlace place{"unknown function", "unknown place"};
   Dl_info info{};
   if (!code || !dladdr(code, &info) || !info.dli_fname) return place;
@@ -50,6 +42,25 @@ CodePlace place_of(const void* code) {
   if (!function.empty() && function != "??") place.function = function;
   if (!line.empty() && line[0] != '?') place.line = line.substr(0, line.find(" (discriminator"));
   return place;
+}
+
+}  // namespace
+
+void report(std::string_view kind, const std::string& text) {
+  std::fprintf(stderr, "simulated device: %.*s: %s\n", static_cast<int>(kind.size()), kind.data(), text.c_str());
+  findings().push_back({std::string(kind), text});
+}
+
+std::vector<Finding> take_findings() { return std::exchange(findings(), {}); }
+bool has_findings() { return !findings().empty(); }
+
+CodePlace place_of(const void* code) {
+  static std::mutex mutex;
+  static auto* known = new std::map<const void*, CodePlace>;  // asking takes a tenth of a second
+  const std::lock_guard lock(mutex);
+  const auto [found, added] = known->try_emplace(code);
+  if (added) found->second = find_place(code);
+  return found->second;
 }
 
 }  // namespace simt

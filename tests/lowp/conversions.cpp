@@ -8,6 +8,7 @@
 #include "binade/core/tensor/tensor.h"
 #include "binade/ops/cpu/convert.h"
 #include "binade/tests/core/rounding.h"
+#include "binade/tests/core/test_device.h"
 
 namespace binade::test {
 
@@ -65,10 +66,11 @@ struct Quantized {
   float inverse, amax;
 };
 Quantized quantize(const Tensor& x, DType format, float scale, float amax = 0) {
-  const Tensor y = empty(x.shape(), {.dtype = format}), inverse = empty({1});
-  const Tensor s = from_vector<float>({scale}, {1}), known = from_vector<float>({amax}, {1});
-  kernel::quantize_fp8(x, y, s, inverse, known);
-  return {y, inverse.item<float>(), known.item<float>()};
+  const Device device = test_device();
+  const Tensor y = empty(x.shape(), {.dtype = format, .device = device}), inverse = empty({1}, {.device = device});
+  const Tensor s = full({1}, scale, {.device = device}), known = full({1}, amax, {.device = device});
+  kernel::quantize_fp8(x.to(device), y, s, inverse, known);
+  return {y.to(Device{}), inverse.item<float>(), known.item<float>()};
 }
 
 template <class T>
@@ -139,12 +141,12 @@ TEST(Fp8Quantize, AmaxIsTakenBeforeScalingAndKeepsTheLarger) {
   const Tensor with_nan = from_vector(x, {50'000});
   EXPECT_TRUE(std::isnan(quantize(with_nan, DType::f8e5m2, 1).amax));
   EXPECT_TRUE(std::isnan(quantize(values, DType::f8e5m2, 1, NAN).amax));
-  const Tensor amax = empty({1});
-  kernel::absmax(with_nan, amax);
+  const Tensor amax = empty({1}, {.device = test_device()});
+  kernel::absmax(with_nan.to(test_device()), amax);
   EXPECT_TRUE(std::isnan(amax.item<float>()));
-  kernel::absmax(values, amax);
+  kernel::absmax(values.to(test_device()), amax);
   EXPECT_EQ(amax.item<float>(), 3);
-  kernel::absmax(empty({0}), amax);
+  kernel::absmax(empty({0}, {.device = test_device()}), amax);
   EXPECT_EQ(amax.item<float>(), 0);
 }
 
@@ -154,8 +156,9 @@ struct Blocks {
   Tensor codes, scales;
 };
 Blocks quantize_blocks(const Tensor& x, DType format) {
-  const Blocks q{empty(x.shape(), {.dtype = format}), empty({x.size(0), (x.size(1) + 31) / 32}, {.dtype = DType::u8})};
-  kernel::quantize_mx(x, q.codes, q.scales);
+  const Blocks q{empty(x.shape(), {.dtype = format, .device = test_device()}),
+                 empty({x.size(0), (x.size(1) + 31) / 32}, {.dtype = DType::u8, .device = test_device()})};
+  kernel::quantize_mx(x.to(test_device()), q.codes, q.scales);
   return q;
 }
 

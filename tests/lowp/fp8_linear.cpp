@@ -11,6 +11,7 @@
 #include "binade/ops/fp8_linear.h"
 #include "binade/tests/core/expect_error.h"
 #include "binade/tests/core/rounding.h"
+#include "binade/tests/core/test_device.h"
 
 namespace binade::test {
 
@@ -85,8 +86,10 @@ TEST_P(Fp8Gradients, AreProductsOfQuantisedOperands) {
   manual_seed(3);
   const Sizes s{37, 70, 33};
   const Format e4m3 = format_of<Float8E4M3>(), e5m2 = format_of<Float8E5M2>();
-  const Tensor x = randn({37, 70}).to(dtype).requires_grad_(), weight = randn({33, 70}).requires_grad_();
-  const Tensor bias = randn({33}).requires_grad_(), dy = randn({37, 33}).to(dtype);
+  const Device device = test_device();
+  const Tensor x = randn({37, 70}).to(dtype).to(device).requires_grad_();
+  const Tensor weight = randn({33, 70}).to(device).requires_grad_(), bias = randn({33}).to(device).requires_grad_();
+  const Tensor dy = randn({37, 33}).to(dtype).to(device);
   Fp8LinearOptions options{.recipe = {.scaling = scaling}, .state = {}};
   const auto forward = [&] {
     const amp::Autocast autocast(dtype);

@@ -8,6 +8,7 @@
 #include "binade/core/backend/fp8_kernels.h"
 #include "binade/core/tensor/tensor.h"
 #include "binade/tests/core/rounding.h"
+#include "binade/tests/core/test_device.h"
 
 namespace binade::test {
 
@@ -50,8 +51,9 @@ Matrix draw(std::int64_t rows, std::int64_t columns, Data data, unsigned seed) {
 
 // A tensor of x, or a transposed view of x's transpose.
 Tensor tensor_of(const Matrix& x, bool transposed, DType dtype) {
-  if (!transposed) return from_vector(x.values, {x.rows, x.columns}, {.dtype = dtype});
-  return from_vector(x.turned().values, {x.columns, x.rows}, {.dtype = dtype}).t();
+  const TensorOptions options{.dtype = dtype, .device = test_device()};
+  if (!transposed) return from_vector(x.values, {x.rows, x.columns}, options);
+  return from_vector(x.turned().values, {x.columns, x.rows}, options).t();
 }
 
 struct Emulated {
@@ -79,8 +81,8 @@ constexpr float scale_a = 8, scale_b = 0x1p6F;
 Emulated fp8(const char* name, Format format_a, DType a_dtype, Format format_b, DType b_dtype) {
   const auto quantized = [](const Matrix& x, bool transposed, DType dtype, float scale, const Tensor& inverse) {
     const Matrix stored = transposed ? x.turned() : x;
-    const Tensor values = tensor_of(stored, false, DType::f32), codes = empty(values.shape(), {.dtype = dtype});
-    kernel::quantize_fp8(values, codes, full({1}, scale), inverse, {});
+    const Tensor values = tensor_of(stored, false, DType::f32), codes = empty(values.shape(), {.dtype = dtype, .device = test_device()});
+    kernel::quantize_fp8(values, codes, full({1}, scale, {.device = test_device()}), inverse, {});
     return transposed ? codes.t() : codes;
   };
   return {name, format_a, format_b,
@@ -89,7 +91,7 @@ Emulated fp8(const char* name, Format format_a, DType a_dtype, Format format_b, 
             return x.map([&](double v) { return round_to_saturated(left ? format_a : format_b, v * scale) / scale; });
           },
           [=](const Matrix& a, bool ta, const Matrix& b, bool tb, const Tensor& bias, const Tensor& c, bool add) {
-            const Tensor inverse_a = empty({1}), inverse_b = empty({1});
+            const Tensor inverse_a = empty({1}, {.device = test_device()}), inverse_b = empty_like(inverse_a);
             const Tensor codes_a = quantized(a, ta, a_dtype, scale_a, inverse_a);
             const Tensor codes_b = quantized(b, tb, b_dtype, scale_b, inverse_b);
             kernel::matmul_fp8(codes_a, codes_b, inverse_a, inverse_b, bias, c, {.accumulate = add});
@@ -98,8 +100,8 @@ Emulated fp8(const char* name, Format format_a, DType a_dtype, Format format_b, 
 
 Emulated mx(const char* name, Format format_a, DType a_dtype, Format format_b, DType b_dtype) {
   const auto quantized = [](const Matrix& x, DType dtype) {
-    const Tensor codes = empty({x.rows, x.columns}, {.dtype = dtype});
-    const Tensor scales = empty({x.rows, (x.columns + 31) / 32}, {.dtype = DType::u8});
+    const Tensor codes = empty({x.rows, x.columns}, {.dtype = dtype, .device = test_device()});
+    const Tensor scales = empty({x.rows, (x.columns + 31) / 32}, {.dtype = DType::u8, .device = test_device()});
     kernel::quantize_mx(tensor_of(x, false, DType::f32), codes, scales);
     return std::pair(codes, scales);
   };
@@ -164,9 +166,9 @@ TEST_P(Products, StayWithinTheBoundOfF32Sums) {
         if (is_floating(out) && out != DType::f32 && (emulated.name == "f16" || emulated.name == "bf16") &&
             emulated.name != to_text(out))
           continue;  // kernel::matmul writes the operands' dtype or f32
-        const Tensor c = from_vector(before.values, {m, n}, {.dtype = out});
+        const Tensor c = from_vector(before.values, {m, n}, {.dtype = out, .device = test_device()});
         const std::vector<double> old = c.to_vector<double>();
-        emulated.run(a, ta, b, tb, from_vector(bias.values, {n}), c, accumulate);
+        emulated.run(a, ta, b, tb, from_vector(bias.values, {n}).to(test_device()), c, accumulate);
         const std::vector<double> got = c.to_vector<double>();
         for (std::int64_t i = 0; i < m; ++i)
           for (std::int64_t j = 0; j < n; ++j) {
@@ -192,8 +194,8 @@ TEST_P(Products, AreExactWhereSumsAre) {
     const Matrix a = draw(m, k, Data::exact, 5), b = draw(k, n, Data::exact, 6), before = draw(m, n, Data::exact, 7);
     const Matrix bias = draw(1, n, Data::exact, 8);
     for (const bool accumulate : {false, true}) {
-      const Tensor c = from_vector(before.values, {m, n}, {.dtype = DType::f32});
-      emulated.run(a, ta, b, tb, from_vector(bias.values, {n}), c, accumulate);
+      const Tensor c = from_vector(before.values, {m, n}, {.dtype = DType::f32, .device = test_device()});
+      emulated.run(a, ta, b, tb, from_vector(bias.values, {n}).to(test_device()), c, accumulate);
       const std::vector<double> got = c.to_vector<double>();
       for (std::int64_t i = 0; i < m; ++i)
         for (std::int64_t j = 0; j < n; ++j) {
@@ -210,9 +212,11 @@ INSTANTIATE_TEST_SUITE_P(Formats, Products, ::testing::Range<std::size_t>(0, 8),
 
 TEST(Fp8Products, ScalesMultiplyTheSumOnce) {
   // 3 * 5 products of 1 with a scale that has no short inverse: one rounding of sum * (scale_a * scale_b).
-  const Tensor a = ones({1, 15}, {.dtype = DType::f8e4m3}), b = ones({15, 1}, {.dtype = DType::f8e5m2}), c = empty({1, 1});
+  const Tensor a = ones({1, 15}, {.dtype = DType::f8e4m3, .device = test_device()});
+  const Tensor b = ones({15, 1}, {.dtype = DType::f8e5m2, .device = test_device()});
+  const Tensor c = empty({1, 1}, {.device = test_device()});
   const float sa = 1 / 3.0F, sb = 1 / 7.0F;
-  kernel::matmul_fp8(a, b, from_vector<float>({sa}, {1}), from_vector<float>({sb}, {1}), {}, c, {});
+  kernel::matmul_fp8(a, b, full({1}, sa, {.device = test_device()}), full({1}, sb, {.device = test_device()}), {}, c, {});
   EXPECT_EQ(c.item<float>(), static_cast<float>(15.0 * (static_cast<double>(sa) * static_cast<double>(sb))));
 }
 

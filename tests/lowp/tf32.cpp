@@ -10,6 +10,7 @@
 #include "binade/ops/cpu/convert.h"
 #include "binade/ops/ops.h"
 #include "binade/tests/core/rounding.h"
+#include "binade/tests/core/test_device.h"
 
 namespace binade::test {
 
@@ -96,9 +97,9 @@ struct Outcome {
 // A linear function of each input: dy may be any fixed tensor.
 Outcome outcome(const Function& function, const Tensors& inputs, const Tensor& dy) {
   Tensors leaves;
-  for (const Tensor& x : inputs) leaves.push_back(x.clone().requires_grad_());
+  for (const Tensor& x : inputs) leaves.push_back(x.to(test_device()).clone().requires_grad_());
   const Tensor y = function(leaves);
-  y.backward(dy);
+  y.backward(dy.to(test_device()));
   Outcome result{y.to_vector<float>(), {}};
   for (const Tensor& x : leaves) result.gradients.push_back(x.grad().to_vector<float>());
   return result;

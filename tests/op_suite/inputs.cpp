@@ -77,11 +77,6 @@ Tensor strided_copy(const Tensor& x, bool exchange, Tensors& bases) {
 
 }  // namespace
 
-Device suite_device() {
-  static const char* const name = std::getenv("BINADE_TEST_DEVICE");
-  return name ? device_from_name(name) : Device{};
-}
-
 std::uint64_t seed_of(std::string_view name) {  // FNV-1a
   std::uint64_t hash = 0xcbf29ce484222325U;
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;

@@ -1,5 +1,6 @@
 // Draws the inputs of a sample: the same values in every dtype and layout, up to rounding.
 #pragma once
+#include "binade/tests/core/test_device.h"
 #include "binade/tests/op_suite/samples.h"
 
 namespace binade::test {
@@ -14,8 +15,8 @@ struct DrawnInputs {
   bool poison_is_intact() const;
 };
 
-// Where the suite runs: the device BINADE_TEST_DEVICE names, otherwise the CPU. References stay on the CPU.
-Device suite_device();
+// Where the suite runs; references stay on the CPU.
+inline Device suite_device() { return test_device(); }
 
 DrawnInputs draw_inputs(const Sample& sample, DType dtype, Layout layout);
 // The same values in f64, contiguous, on the CPU; integers as i64, bools as they are, undefined as undefined.

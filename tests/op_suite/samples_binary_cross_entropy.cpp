@@ -28,7 +28,7 @@ void samples_binary_cross_entropy(SampleMap& out) {
                  .inputs = {uniform({40}, 0.05, 0.95), index({40}, 2)}});
   out.push_back({.name = "binary_cross_entropy at the bounds",
                  .function = [=](Inputs in) {
-                   const Tensor p = from_vector<float>({0, 0, 0, 1, 1, 1}, {6}).to(in[0].dtype());
+                   const Tensor p = from_vector<float>({0, 0, 0, 1, 1, 1}, {6}).to(in[0].dtype()).to(in[0].device());
                    return without_autocast(p, in[0], Reduction::none);
                  },
                  .inputs = {uniform({6}, 0, 1)}});

@@ -1,6 +1,7 @@
 // Samples of fp8_linear. Quantisation is a staircase, so there are no central differences: tests/lowp judges the
 // gradients against the float64 products of the quantised operands.
 #include "binade/ops/fp8_linear.h"
+#include "binade/tests/core/test_device.h"
 #include "binade/tests/op_suite/samples.h"
 
 namespace binade::test {
@@ -17,7 +18,7 @@ void samples_fp8_linear(SampleMap& out) {
   };
   const Fp8LinearOptions current{.recipe = {.scaling = amp::Fp8Scaling::current}, .state = {}};
   const Fp8LinearOptions block{.recipe = {.scaling = amp::Fp8Scaling::block}, .state = {}};
-  Fp8LinearOptions delayed{.recipe = {}, .state = amp::make_fp8_state({})};
+  Fp8LinearOptions delayed{.recipe = {}, .state = amp::make_fp8_state({}, test_device())};
   delayed.state.scale.set(0, 100);  // scales that saturate a few values of N(0, 1)
   delayed.state.scale.set(1, 160.3);
   Fp8LinearOptions gelu = current;

@@ -9,6 +9,7 @@
 #include "binade/core/optim/optimizers.h"
 #include "binade/core/optim/schedule.h"
 #include "binade/tests/core/expect_error.h"
+#include "binade/tests/core/test_device.h"
 
 namespace binade::test {
 namespace {
@@ -22,13 +23,13 @@ const io::TensorMap& golden() {
 Tensors initial(const std::vector<std::string>& names, DType dtype) {
   Tensors params;
   for (const std::string& name : names)
-    params.push_back(golden().at("init." + name).to(dtype).clone().requires_grad_());
+    params.push_back(golden().at("init." + name).to(dtype).to(test_device()).clone().requires_grad_());
   return params;
 }
 void give_grads(const Tensors& params, const std::vector<std::string>& names, int t) {
   for (std::size_t i = 0; i < params.size(); ++i) {
     Tensor param = params[i];
-    param.set_grad(golden().at("grad." + std::to_string(t) + "." + names[i]).to(param.dtype()).clone());
+    param.set_grad(golden().at("grad." + std::to_string(t) + "." + names[i]).to(param.dtype()).to(test_device()).clone());
   }
 }
 double largest_difference(const Tensor& a, const Tensor& b) {
@@ -128,7 +129,7 @@ TEST(State, SkipsParametersWithoutGradient) {
   const Tensors params = initial({"p0", "p1"}, DType::f32);
   optim::AdamW optimizer(params, {.lr = 1e-2});
   Tensor p0 = params[0];
-  p0.set_grad(ones(p0.shape()));
+  p0.set_grad(ones(p0.shape(), {.device = test_device()}));
   const Tensor before = params[1].detach().clone();
   optimizer.step();
   EXPECT_EQ(largest_difference(before, params[1]), 0);
@@ -149,10 +150,11 @@ TEST(Options, AreChecked) {
 }
 
 TEST(Clip, ScalesToTheNorm) {
-  const Tensors params = {zeros({2}, {.requires_grad = true}), zeros({1}, {.requires_grad = true})};
+  const Tensors params = {zeros({2}, {.device = test_device(), .requires_grad = true}),
+                          zeros({1}, {.device = test_device(), .requires_grad = true})};
   Tensor a = params[0], b = params[1];
-  a.set_grad(from_vector(std::vector<float>{3, 0}, {2}));
-  b.set_grad(from_vector(std::vector<float>{4}, {1}));
+  a.set_grad(from_vector(std::vector<float>{3, 0}, {2}).to(test_device()));
+  b.set_grad(from_vector(std::vector<float>{4}, {1}).to(test_device()));
   EXPECT_FLOAT_EQ(optim::clip_grad_norm_(params, 10).item<float>(), 5);
   EXPECT_EQ(a.grad().at(0), 3);
   EXPECT_FLOAT_EQ(optim::clip_grad_norm_(params, 1).item<float>(), 5);

@@ -1,0 +1,101 @@
+// What a training step asks of the simulated device: no wait of the host, no memory from the driver, and an error
+// instead of a crash when any of its calls fails.
+#include <gtest/gtest.h>
+
+#include "binade/tests/core/expect_error.h"
+#include "binade/tests/cuda/networks.h"
+#include "binade/tests/cuda/simulated.h"
+
+namespace binade::test {
+
+namespace {
+
+class TrainingStep : public SimulatedDevice, public ::testing::WithParamInterface<Mode> {};
+
+// Of `count` steps after the first few, which allocate what stays.
+template <class Step>
+simt::Counters steady(const simt::SimulatorEntry& simulator, int count, const Step& step) {
+  for (int t = 0; t < 3; ++t) step();
+  const simt::Counters before = simulator.counters();
+  for (int t = 0; t < count; ++t) step();
+  simt::Counters used = simulator.counters();
+  used.host_syncs -= before.host_syncs;
+  used.allocations -= before.allocations;
+  used.bytes_to_host -= before.bytes_to_host;
+  used.launches -= before.launches;
+  used.library_launches -= before.library_launches;
+  used.memsets -= before.memsets;
+  return used;
+}
+
+TEST_P(TrainingStep, WaitsForNothingAndAllocatesNothing) {
+  MlpTraining training(GetParam(), gpu);
+  constexpr std::uint64_t count = 8;
+  const simt::Counters used = steady(*simulator, count, [&] { training.step(); });
+  EXPECT_EQ(used.host_syncs, 0U);
+  EXPECT_EQ(used.bytes_to_host, 0U);
+  EXPECT_EQ(used.allocations, 0U);
+  EXPECT_GT(used.launches, 10 * count) << "the counters count";
+  std::printf("  simulated device: %llu launches per step, %llu of them cuBLASLt, and %llu memsets\n",
+              static_cast<unsigned long long>(used.launches / count),
+              static_cast<unsigned long long>(used.library_launches / count),
+              static_cast<unsigned long long>(used.memsets / count));
+}
+
+TEST_P(TrainingStep, APlantedReadIsSeen) {
+  MlpTraining training(GetParam(), gpu);
+  const simt::Counters used = steady(*simulator, 1, [&] { training.step().item<float>(); });
+  EXPECT_GE(used.host_syncs, 1U);
+  EXPECT_GE(used.bytes_to_host, sizeof(float));
+}
+
+// The n-th call of each kind fails, for every n a step has. The weights may then be half updated; the device works on.
+class FailingStep : public TrainingStep {};
+
+TEST_P(FailingStep, AnyCallMayFail) {
+  MlpTraining training(GetParam(), gpu);
+  for (int t = 0; t < 3; ++t) training.step();
+  const auto used = [&] { return memory_stats(gpu).current_total; };
+  synchronize(gpu);
+  const std::size_t held = used();
+  constexpr int out_of_memory = 2, launch_failed = 701;  // cudaErrorMemoryAllocation, cudaErrorLaunchOutOfResources
+  int failures = 0;
+  for (const auto& [function, error] : {std::pair("cudaLaunchKernel", launch_failed),
+                                        {"cublasLtMatmul", launch_failed},
+                                        {"cudaMallocAsync", out_of_memory},
+                                        {"cudaMemsetAsync", launch_failed}}) {
+    const bool allocation = error == out_of_memory;
+    bool reached = true;
+    int n = 1;
+    for (; reached && n < 500; ++n) {
+      if (allocation) release_cached_memory(gpu);  // a steady step asks the driver for nothing
+      simulator->fail_call(function, n, error);
+      if (allocation) simulator->fail_call(function, n + 1, error);  // and again, once the cache is given back
+      const std::string text = error_of([&] { training.step(); });
+      simulator->forget_failures();
+      reached = !text.empty();
+      if (!reached) break;
+      EXPECT_TRUE(text.find("launch of ") == 0 || text.find("memory: out of memory on cuda:0") == 0 ||
+                  text.find("matmul: cuBLASLt product failed") == 0 || text.find("fill with zeros: ") == 0 ||
+                  text.find("clear a maximum: ") == 0)
+          << function << " " << n << ": " << text;
+      training.optimizer->zero_grad();
+      if (training.mode == Mode::fp16) training.scaler.update(1024.0);  // forgets the step that broke off
+      const double loss = training.step().item<double>();
+      ASSERT_TRUE(std::isfinite(loss)) << function << " " << n << ": the next step works";
+      ASSERT_EQ(used(), held) << function << " " << n << ": memory is still held after: " << text;
+      ++failures;
+    }
+    EXPECT_FALSE(reached) << function;
+    EXPECT_TRUE(n > 1 || std::string(function) == "cudaMemsetAsync") << function << ": never called by a step";
+  }
+  std::printf("  simulated device: %d calls failed, one at a time\n", failures);
+}
+
+constexpr auto mode_name = [](const auto& p) { return name_of(p.param); };
+INSTANTIATE_TEST_SUITE_P(, TrainingStep, ::testing::ValuesIn(all_modes), mode_name);
+INSTANTIATE_TEST_SUITE_P(, FailingStep, ::testing::Values(Mode::fp32, Mode::fp16, Mode::fp8_delayed), mode_name);
+
+}  // namespace
+
+}  // namespace binade::test
