@@ -1,0 +1,170 @@
+// What attention's kernels share: a block of 128 threads, as 8 rows of 16, owns a tile of `own` rows and walks over
+// tiles of `other` rows; scores are formed tile by tile in registers (Dao, "FlashAttention-2", 2023). A thread holds
+// Own rows times Other columns of the scores, and Own rows times every 16th channel of the results.
+#pragma once
+#include "binade/cuda/kernels/block.h"
+#include "binade/cuda/kernels/operand.h"
+// launch.h first
+#include <limits>
+
+#include "binade/core/backend/kernels.h"
+#include "binade/cuda/runtime/context.h"
+
+namespace binade::cuda {
+
+struct AttentionShape {
+  std::int64_t heads, kv_heads, time_q, time_k;
+  int d;
+  double scale, dropout;
+  PhiloxState state;
+  bool causal, tf32;
+  Strided4 mask;  // [batch, heads, time_q, time_k] or absent
+};
+
+inline AttentionShape attention_shape(const TensorView& q, const TensorView& k, const TensorView& mask,
+                                      const kernel::AttentionOptions& o) {
+  return {q.size(1), k.size(1), q.size(2), k.size(2), static_cast<int>(q.size(3)), o.scale, o.dropout, o.state,
+          o.causal,  rounds_to_tf32(q.dtype, o.precision), strided(mask)};
+}
+
+struct HeadRows {  // x [batch, heads, time, d] with the last dim contiguous, or absent
+  Strided4 x;
+  bool vectors = false;
+  __device__ __forceinline__ Span of_head(std::int64_t batch, std::int64_t head) const {
+    return x.data.from(x.at(batch, head, 0, 0));
+  }
+};
+inline HeadRows head_rows(const TensorView& x) {
+  HeadRows rows{strided(x), can_use_vectors<float>(Spans<1>{{span_of(x)}}, x ? x.size(3) : 0)};
+  for (int d = 0; d < 3; ++d) rows.vectors = rows.vectors && rows.x.strides[d] % vector_length == 0;
+  return rows;
+}
+
+// D: channels there is room for. Own, Other: rows per thread.
+template <class C, int D, int Own, int Other>
+struct AttentionTiles {
+  static constexpr int threads = 128, thread_rows = 8, thread_columns = 16;
+  static constexpr int own = thread_rows * Own, other = thread_columns * Other, channels = D / thread_columns;
+  static constexpr int pitch = D + 1, score_pitch = other + 1;  // odd: columns lie in different banks
+
+  // First of this thread's rows; its columns are column() + 16 i.
+  __device__ static int row() { return static_cast<int>(threadIdx.x) / thread_columns * Own; }
+  __device__ static int column() { return static_cast<int>(threadIdx.x) % thread_columns; }
+
+  // Rows [first, first + capacity) of one head; zeros after its last row, and up to a multiple of 16 channels.
+  __device__ static void load(C* tile, int capacity, const HeadRows& rows, const Span& head, std::int64_t first,
+                              std::int64_t time, const AttentionShape& s, bool tf32) {
+    const int valid = static_cast<int>(time - first < capacity ? time - first : capacity);
+    const int width = (s.d + thread_columns - 1) / thread_columns * thread_columns;
+    if (std::is_same_v<C, float> && rows.vectors) {
+      const int each = s.d / vector_length;
+      for (int i = static_cast<int>(threadIdx.x); i < valid * each; i += threads) {
+        const int r = i / each, c = i % each * vector_length;
+        const Vector x = load_vector(head.data, head.dtype, ((first + r) * rows.x.strides[2] + c) / vector_length);
+#pragma unroll
+        for (int j = 0; j < vector_length; ++j) tile[r * pitch + c + j] = as_operand(static_cast<C>(x.v[j]), tf32);
+      }
+    } else {
+      for (int i = static_cast<int>(threadIdx.x); i < valid * s.d; i += threads) {
+        const int r = i / s.d, c = i % s.d;
+        tile[r * pitch + c] = as_operand(head.get<C>((first + r) * rows.x.strides[2] + c), tf32);
+      }
+    }
+    for (int i = static_cast<int>(threadIdx.x); i < capacity * width; i += threads) {
+      const int r = i / width, c = i % width;
+      if (r >= valid || c >= s.d) tile[r * pitch + c] = C(0);
+    }
+  }
+
+  // scores[own][other] = a [own, d] b [other, d]^T
+  __device__ static void multiply(const C* a, const C* b, int d, C (&scores)[Own][Other]) {
+#pragma unroll
+    for (int i = 0; i < Own; ++i)
+#pragma unroll
+      for (int j = 0; j < Other; ++j) scores[i][j] = C(0);
+    for (int c = 0; c < d; ++c) {
+      C x[Own], y[Other];
+#pragma unroll
+      for (int i = 0; i < Own; ++i) x[i] = a[(row() + i) * pitch + c];
+#pragma unroll
+      for (int j = 0; j < Other; ++j) y[j] = b[(column() + thread_columns * j) * pitch + c];
+#pragma unroll
+      for (int i = 0; i < Own; ++i)
+#pragma unroll
+        for (int j = 0; j < Other; ++j) scores[i][j] = fma(x[i], y[j], scores[i][j]);
+    }
+  }
+  // This thread's scores as an operand of the next product, for the threads that own the same rows: half a warp.
+  __device__ static void share(const C (&scores)[Own][Other], C* shared, bool tf32) {
+#pragma unroll
+    for (int i = 0; i < Own; ++i)
+#pragma unroll
+      for (int j = 0; j < Other; ++j)
+        shared[(row() + i) * score_pitch + column() + thread_columns * j] = as_operand(scores[i][j], tf32);
+  }
+  // sums[own][channels] += scores [own, other] b [other, d]
+  __device__ static void accumulate(const C* scores, const C* b, int d, C (&sums)[Own][channels]) {
+#pragma unroll 1
+    for (int j = 0; j < other; ++j) {
+      C x[Own];
+#pragma unroll
+      for (int i = 0; i < Own; ++i) x[i] = scores[(row() + i) * score_pitch + j];
+#pragma unroll
+      for (int c = 0; c < channels; ++c) {
+        if (c * thread_columns >= d) break;
+        const C y = b[j * pitch + column() + thread_columns * c];
+#pragma unroll
+        for (int i = 0; i < Own; ++i) sums[i][c] = fma(x[i], y, sums[i][c]);
+      }
+    }
+  }
+  // Rows [first, ..) of one head, times factor[row].
+  __device__ static void store(const C (&sums)[Own][channels], const C (&factor)[Own], const Span& head,
+                               std::int64_t row_stride, std::int64_t first, std::int64_t time, int d) {
+#pragma unroll
+    for (int i = 0; i < Own; ++i) {
+      const std::int64_t r = first + row() + i;
+#pragma unroll
+      for (int c = 0; c < channels; ++c) {
+        const int at = column() + thread_columns * c;
+        if (r < time && at < d) head.set(r * row_stride + at, sums[i][c] * factor[i]);
+      }
+    }
+  }
+};
+
+// The score of query i and key j as softmax sees it: scaled, masked; -inf where the key may not be seen.
+template <class C>
+__device__ __forceinline__ C masked_score(const AttentionShape& s, C product, std::int64_t batch, std::int64_t head,
+                                          std::int64_t i, std::int64_t j) {
+  constexpr C nothing = -std::numeric_limits<C>::infinity();
+  if (i >= s.time_q || j >= s.time_k || (s.causal && j > i)) return nothing;
+  const C score = product * static_cast<C>(s.scale);
+  if (!s.mask.data) return score;
+  const C value = s.mask.data.get<C>(s.mask.at(batch, head, i, j));
+  if (s.mask.data.dtype == DType::boolean) return value != C(0) ? score : nothing;
+  return score + value;
+}
+
+// What the probability of query i and key j is multiplied with: 0 where it is dropped, 1 without dropout.
+template <class C>
+__device__ __forceinline__ C dropout_factor(const AttentionShape& s, std::int64_t batch, std::int64_t head,
+                                            std::int64_t i, std::int64_t j) {
+  if (s.dropout <= 0) return C(1);
+  const auto word = static_cast<std::uint64_t>(((batch * s.heads + head) * s.time_q + i) * s.time_k + j);
+  const bool kept = static_cast<double>(uniform_from_word(philox_word(s.state, word))) >= s.dropout;
+  return kept ? static_cast<C>(1 / (1 - s.dropout)) : C(0);
+}
+
+// body.template operator()<C, D>() for the smallest tiles that hold d channels.
+template <class Body>
+void with_attention_tiles(DType dtype, std::int64_t d, const Body& body) {
+  check(is_arithmetic_float(dtype), "attention: expected f64, f32, f16 or bf16, got ", dtype);
+  check(d <= 256, "attention: at most 256 channels per head on CUDA, got ", d);
+  if (dtype == DType::f64) return body.template operator()<double, 256>();
+  if (d <= 64) return body.template operator()<float, 64>();
+  if (d <= 128) return body.template operator()<float, 128>();
+  body.template operator()<float, 256>();
+}
+
+}  // namespace binade::cuda
