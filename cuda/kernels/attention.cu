@@ -27,7 +27,7 @@ __device__ __forceinline__ C half_warp_sum(C x) {
 // Block: (batch, head, tile of queries). lse [batch, heads, time_q].
 template <class C, int D>
 __global__ void __launch_bounds__(Tiles<C, D>::threads)
-    attention_kernel(AttentionShape s, HeadRows q, HeadRows k, HeadRows v, HeadRows o, Strided4 lse,
+    attention_kernel(AttentionShape s, HeadRows q, HeadRows k, HeadRows v, HeadRows o, HeadRows lse,
                      std::int64_t tiles) {
   using T = Tiles<C, D>;
   constexpr int rows = T::own / T::thread_rows, columns = T::other / T::thread_columns;
@@ -94,13 +94,14 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
   C factor[rows];
 #pragma unroll
   for (int i = 0; i < rows; ++i) factor[i] = total[i] == C(0) ? C(0) : C(1) / total[i];
-  T::store(sums, factor, o.of_head(batch, head), o.x.strides[2], first, s.time_q, s.d);
+  T::store(sums, factor, o.of_head(batch, head), o.strides[2], first, s.time_q, s.d);
   if (T::column() != 0) return;
+  const Span lse_head = lse.of_head(batch, head);
 #pragma unroll
   for (int i = 0; i < rows; ++i) {
     const std::int64_t query = first + T::row() + i;
     if (query >= s.time_q) continue;
-    lse.data.set(lse.at(batch, head, query, 0), total[i] == C(0) ? nothing : most[i] + log(total[i]));
+    lse_head.set(query * lse.strides[2], total[i] == C(0) ? nothing : most[i] + log(total[i]));
   }
 }
 
@@ -114,7 +115,7 @@ void attention(TensorView q, TensorView k, TensorView v, TensorView mask, Tensor
     const LaunchConfig config{dim3(static_cast<unsigned>(q.size(0) * q.size(1) * tiles)), dim3(T::threads), shared,
                               stream_of(q.device)};
     launch(config, attention_kernel<C, D>, attention_shape(q, k, mask, options), head_rows(q), head_rows(k),
-           head_rows(v), head_rows(o), strided(lse), tiles);
+           head_rows(v), head_rows(o), head_rows(lse), tiles);
   });
 }
 

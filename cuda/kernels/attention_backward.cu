@@ -13,7 +13,7 @@ namespace {
 
 // Four tiles must fit the shared memory of the smallest GPU, 99 KiB.
 template <class C, int D>
-using Tiles = AttentionTiles<C, D, std::is_same_v<C, double> ? 1 : D > 128 ? 2 : 4, D > 128 ? 1 : 2>;
+using Tiles = AttentionTiles<C, D, std::is_same_v<C, double> ? 1 : (D > 128 ? 2 : 4), (D > 128 ? 1 : 2)>;
 
 // delta [batch, heads, time_q] contiguous; one warp per query.
 template <class C>
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   const Span o_head = o.of_head(batch, head), do_head = d_o.of_head(batch, head);
   C sum = 0;
   for (int c = static_cast<int>(threadIdx.x % 32); c < d; c += 32)
-    sum = fma(o_head.get<C>(i * o.x.strides[2] + c), do_head.get<C>(i * d_o.x.strides[2] + c), sum);
+    sum = fma(o_head.get<C>(i * o.strides[2] + c), do_head.get<C>(i * d_o.strides[2] + c), sum);
   sum = reduce_warp(sum, Plus());
   if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
@@ -36,7 +36,7 @@ struct AttentionSide {
   HeadRows first, second;
 };
 struct AttentionStatistics {
-  Strided4 lse;       // [batch, heads, time_q]
+  HeadRows lse;       // [batch, heads, time_q]
   const void* delta;  // C, the same, contiguous
 };
 
@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
   for (std::int64_t g = 0; g < (keys ? group : 1); ++g) {
     const std::int64_t head = keys ? own_head * group + g : own_head, other_head = keys ? head : own_head / group;
     const C* delta = static_cast<const C*>(statistics.delta) + (batch * s.heads + head) * s.time_q;
+    const Span lse_head = statistics.lse.of_head(batch, head);
     for (std::int64_t at = begin; at < end; at += T::other) {
       T::load(other_first, T::other, other.first, other.first.of_head(batch, other_head), at, other_time, s, s.tf32);
       T::load(other_second, T::other, other.second, other.second.of_head(batch, other_head), at, other_time, s, s.tf32);
@@ -87,7 +88,7 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
           const C score = masked_score(s, probabilities[i][j], batch, head, query, key);
           C p = 0, d_score = 0;
           if (query < s.time_q && key < s.time_k) {
-            const C lse = statistics.lse.data.get<C>(statistics.lse.at(batch, head, query, 0));
+            const C lse = lse_head.get<C>(query * statistics.lse.strides[2]);
             const C factor = dropout_factor<C>(s, batch, head, query, key);
             p = lse == -std::numeric_limits<C>::infinity() ? C(0) : exp(score - lse);
             d_score = p * (gradients[i][j] * factor - delta[query]) * static_cast<C>(s.scale);
@@ -107,10 +108,10 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
   C ones[rows];
 #pragma unroll
   for (int i = 0; i < rows; ++i) ones[i] = C(1);
-  if (d_first.x.data)
-    T::store(first_sums, ones, d_first.of_head(batch, own_head), d_first.x.strides[2], start, own_time, s.d);
-  if (keys && d_second.x.data)
-    T::store(second_sums, ones, d_second.of_head(batch, own_head), d_second.x.strides[2], start, own_time, s.d);
+  if (d_first.data)
+    T::store(first_sums, ones, d_first.of_head(batch, own_head), d_first.strides[2], start, own_time, s.d);
+  if (keys && d_second.data)
+    T::store(second_sums, ones, d_second.of_head(batch, own_head), d_second.strides[2], start, own_time, s.d);
 }
 
 template <class C, int D, bool keys>
@@ -139,7 +140,7 @@ void attention_backward(TensorView q, TensorView k, TensorView v, TensorView mas
     launch(one_thread_each(rows * 32, q.device), attention_delta_kernel<C>, head_rows(o), head_rows(d_o),
            delta.as<C>(), s.heads, s.time_q, s.d, rows);
     const AttentionSide queries{head_rows(q), head_rows(d_o)}, keys{head_rows(k), head_rows(v)};
-    const AttentionStatistics statistics{strided(lse), delta.as<void>()};
+    const AttentionStatistics statistics{head_rows(lse), delta.as<void>()};
     run<C, D, false>(s, queries, keys, statistics, dq, {}, q);
     run<C, D, true>(s, keys, queries, statistics, dk, dv, k);
   });

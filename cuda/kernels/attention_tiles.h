@@ -27,16 +27,20 @@ inline AttentionShape attention_shape(const TensorView& q, const TensorView& k, 
           o.causal,  rounds_to_tf32(q.dtype, o.precision), strided(mask)};
 }
 
-struct HeadRows {  // x [batch, heads, time, d] with the last dim contiguous, or absent
-  Strided4 x;
+struct HeadRows {  // x [batch, heads, time, d] with the last dim contiguous, or [batch, heads, time], or absent
+  Span data;
+  std::int64_t strides[3] = {};  // batch, head, time
   bool vectors = false;
   __device__ __forceinline__ Span of_head(std::int64_t batch, std::int64_t head) const {
-    return x.data.from(x.at(batch, head, 0, 0));
+    return data.from(batch * strides[0] + head * strides[1]);
   }
 };
 inline HeadRows head_rows(const TensorView& x) {
-  HeadRows rows{strided(x), can_use_vectors<float>(Spans<1>{{span_of(x)}}, x ? x.size(3) : 0)};
-  for (int d = 0; d < 3; ++d) rows.vectors = rows.vectors && rows.x.strides[d] % vector_length == 0;
+  HeadRows rows{span_of(x), {}, can_use_vectors<float>(Spans<1>{{span_of(x)}}, x.dim() == 4 ? x.size(3) : 0)};
+  for (int d = 0; d < 3 && x; ++d) {
+    rows.strides[d] = x.stride(d);
+    rows.vectors = rows.vectors && x.stride(d) % vector_length == 0;
+  }
   return rows;
 }
 
@@ -60,14 +64,14 @@ struct AttentionTiles {
       const int each = s.d / vector_length;
       for (int i = static_cast<int>(threadIdx.x); i < valid * each; i += threads) {
         const int r = i / each, c = i % each * vector_length;
-        const Vector x = load_vector(head.data, head.dtype, ((first + r) * rows.x.strides[2] + c) / vector_length);
+        const Vector x = load_vector(head.data, head.dtype, ((first + r) * rows.strides[2] + c) / vector_length);
 #pragma unroll
         for (int j = 0; j < vector_length; ++j) tile[r * pitch + c + j] = as_operand(static_cast<C>(x.v[j]), tf32);
       }
     } else {
       for (int i = static_cast<int>(threadIdx.x); i < valid * s.d; i += threads) {
         const int r = i / s.d, c = i % s.d;
-        tile[r * pitch + c] = as_operand(head.get<C>((first + r) * rows.x.strides[2] + c), tf32);
+        tile[r * pitch + c] = as_operand(head.get<C>((first + r) * rows.strides[2] + c), tf32);
       }
     }
     for (int i = static_cast<int>(threadIdx.x); i < capacity * width; i += threads) {
