@@ -91,17 +91,21 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
     __syncthreads();
   }
 
-  C factor[rows];
 #pragma unroll
-  for (int i = 0; i < rows; ++i) factor[i] = total[i] == C(0) ? C(0) : C(1) / total[i];
-  T::store(sums, factor, o.of_head(batch, head), o.strides[2], first, s.time_q, s.d);
+  for (int i = 0; i < rows; ++i) {
+    const C factor = total[i] == C(0) ? C(0) : C(1) / total[i];
+#pragma unroll
+    for (int c = 0; c < T::channels; ++c) sums[i][c] *= factor;
+  }
+  __syncthreads();  // without keys nothing was waited for yet
+  T::store(sums, queries, o, o.of_head(batch, head), first, s.time_q, s.d);
   if (T::column() != 0) return;
   const Span lse_head = lse.of_head(batch, head);
 #pragma unroll
   for (int i = 0; i < rows; ++i) {
     const std::int64_t query = first + T::row() + i;
-    if (query >= s.time_q) continue;
-    lse_head.set(query * lse.strides[2], total[i] == C(0) ? nothing : most[i] + log(total[i]));
+    if (query < s.time_q)
+      lse_head.set(query * lse.strides[2], total[i] == C(0) ? nothing : most[i] + log(total[i]));
   }
 }
 

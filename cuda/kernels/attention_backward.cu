@@ -105,13 +105,11 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
       __syncthreads();
     }
   }
-  C ones[rows];
-#pragma unroll
-  for (int i = 0; i < rows; ++i) ones[i] = C(1);
+  __syncthreads();  // where the other side is empty nothing was waited for yet
   if (d_first.data)
-    T::store(first_sums, ones, d_first.of_head(batch, own_head), d_first.strides[2], start, own_time, s.d);
+    T::store(first_sums, own_first, d_first, d_first.of_head(batch, own_head), start, own_time, s.d);
   if (keys && d_second.data)
-    T::store(second_sums, ones, d_second.of_head(batch, own_head), d_second.strides[2], start, own_time, s.d);
+    T::store(second_sums, own_second, d_second, d_second.of_head(batch, own_head), start, own_time, s.d);
 }
 
 template <class C, int D, bool keys>

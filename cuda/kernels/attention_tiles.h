@@ -122,17 +122,30 @@ struct AttentionTiles {
       }
     }
   }
-  // Rows [first, ..) of one head, times factor[row].
-  __device__ static void store(const C (&sums)[Own][channels], const C (&factor)[Own], const Span& head,
-                               std::int64_t row_stride, std::int64_t first, std::int64_t time, int d) {
+  // Rows [first, ..) of one head from sums, through `tile` [own, pitch], which nobody reads any more: few stores in the
+  // program, side by side in memory.
+  __device__ static void store(const C (&sums)[Own][channels], C* tile, const HeadRows& rows, const Span& head,
+                               std::int64_t first, std::int64_t time, int d) {
 #pragma unroll
-    for (int i = 0; i < Own; ++i) {
-      const std::int64_t r = first + row() + i;
+    for (int i = 0; i < Own; ++i)
 #pragma unroll
-      for (int c = 0; c < channels; ++c) {
-        const int at = column() + thread_columns * c;
-        if (r < time && at < d) head.set(r * row_stride + at, sums[i][c] * factor[i]);
+      for (int c = 0; c < channels; ++c) tile[(row() + i) * pitch + column() + thread_columns * c] = sums[i][c];
+    __syncthreads();
+    const int valid = static_cast<int>(time - first < own ? time - first : own);
+    if (std::is_same_v<C, float> && rows.vectors) {
+      const int each = d / vector_length;
+      for (int i = static_cast<int>(threadIdx.x); i < valid * each; i += threads) {
+        const int r = i / each, c = i % each * vector_length;
+        Vector x;
+#pragma unroll
+        for (int j = 0; j < vector_length; ++j) x.v[j] = static_cast<float>(tile[r * pitch + c + j]);
+        store_vector(head.data, head.dtype, ((first + r) * rows.strides[2] + c) / vector_length, x);
       }
+      return;
+    }
+    for (int i = static_cast<int>(threadIdx.x); i < valid * d; i += threads) {
+      const int r = i / d, c = i % d;
+      head.set((first + r) * rows.strides[2] + c, tile[r * pitch + c]);
     }
   }
 };

@@ -180,13 +180,21 @@ __global__ void __launch_bounds__(threads) conv_kernel(Problem problem, std::int
     }
     __syncthreads();
   }
+#pragma unroll 1
+  for (int i = 0; i < each; ++i) {
 #pragma unroll
-  for (int i = 0; i < each; ++i)
-#pragma unroll
-    for (int j = 0; j < each; ++j) {
+    for (int j = 0; j < each; ++j) right[row * tile + column + side * j] = sums[0][j];
+#pragma unroll 1
+    for (int j = 0; j < each; ++j) {  // its own elements, by a run-time index: one store in the program
       const std::int64_t m = first_m + row + side * i, n = first_n + column + side * j;
-      if (m < problem.m() && n < problem.n()) problem.store(group, piece, m, n, sums[i][j]);
+      if (m < problem.m() && n < problem.n())
+        problem.store(group, piece, m, n, right[row * tile + column + side * j]);
     }
+#pragma unroll
+    for (int next = 1; next < each; ++next)
+#pragma unroll
+      for (int j = 0; j < each; ++j) sums[next - 1][j] = sums[next][j];
+  }
 }
 
 Conv describe(const TensorView& x, const TensorView& weight, const TensorView& y, DType operands,

@@ -25,7 +25,7 @@ std::vector<std::vector<float>> gradients(const Sample& sample, DType forward, D
   }
   if (!y.requires_grad()) return {};
   const amp::Autocast other(during_backward);
-  y.backward(loss_weights(y.shape(), y.dtype()));
+  y.backward(loss_weights(y.shape(), y.dtype(), y.device()));
   std::vector<std::vector<float>> all;
   for (const Tensor& x : inputs)
     if (x && x.requires_grad() && x.grad()) all.push_back(x.grad().to_vector<float>());
