@@ -52,16 +52,15 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
   for (std::int64_t key = 0; key < seen; key += T::other) {
     T::load(keys, T::other, k, k_head, key, s.time_k, s, s.tf32);
     __syncthreads();
+    const unsigned kept = T::prepare(s, batch, head, first, key, false, probabilities);
     C scores[rows][columns];
     T::multiply(queries, keys, s.d, scores);
 #pragma unroll
     for (int i = 0; i < rows; ++i) {
-      const std::int64_t query = first + T::row() + i;
       C tile_most = nothing, tile_total = C(0);
 #pragma unroll
       for (int j = 0; j < columns; ++j) {
-        scores[i][j] =
-            masked_score(s, scores[i][j], batch, head, query, key + T::column() + T::thread_columns * j);
+        scores[i][j] = T::score(s, scores[i][j], probabilities, i, j);
         tile_most = Larger()(tile_most, scores[i][j]);
       }
       const C now = Larger()(most[i], half_warp_max(tile_most));
@@ -76,12 +75,8 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
       most[i] = now;
 #pragma unroll
       for (int c = 0; c < T::channels; ++c) sums[i][c] *= factor;
-      if (s.dropout > 0) {
 #pragma unroll
-        for (int j = 0; j < columns; ++j)
-          scores[i][j] *=
-              dropout_factor<C>(s, batch, head, query, key + T::column() + T::thread_columns * j);
-      }
+      for (int j = 0; j < columns; ++j) scores[i][j] *= T::dropout_factor(s, kept, i, j);
     }
     T::share(scores, probabilities, s.tf32);
     __syncthreads();
@@ -105,7 +100,7 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
   for (int i = 0; i < rows; ++i) {
     const std::int64_t query = first + T::row() + i;
     if (query < s.time_q)
-      lse_head.set(query * lse.strides[2], total[i] == C(0) ? nothing : most[i] + log(total[i]));
+      lse_head.set<Formats::arithmetic>(query * lse.strides[2], total[i] == C(0) ? nothing : most[i] + log(total[i]));
   }
 }
 

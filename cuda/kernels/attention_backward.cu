@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   const Span o_head = o.of_head(batch, head), do_head = d_o.of_head(batch, head);
   C sum = 0;
   for (int c = static_cast<int>(threadIdx.x % 32); c < d; c += 32)
-    sum = fma(o_head.get<C>(i * o.strides[2] + c), do_head.get<C>(i * d_o.strides[2] + c), sum);
+    sum = fma(o_head.get<C, Formats::arithmetic>(i * o.strides[2] + c), do_head.get<C, Formats::arithmetic>(i * d_o.strides[2] + c), sum);
   sum = reduce_warp(sum, Plus());
   if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
@@ -71,11 +71,12 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
   for (std::int64_t g = 0; g < (keys ? group : 1); ++g) {
     const std::int64_t head = keys ? own_head * group + g : own_head, other_head = keys ? head : own_head / group;
     const C* delta = static_cast<const C*>(statistics.delta) + (batch * s.heads + head) * s.time_q;
-    const Span lse_head = statistics.lse.of_head(batch, head);
+    const C* lse_rows = reinterpret_cast<const C*>(statistics.lse.of_head(batch, head).data);
     for (std::int64_t at = begin; at < end; at += T::other) {
       T::load(other_first, T::other, other.first, other.first.of_head(batch, other_head), at, other_time, s, s.tf32);
       T::load(other_second, T::other, other.second, other.second.of_head(batch, other_head), at, other_time, s, s.tf32);
       __syncthreads();
+      const unsigned kept = T::prepare(s, batch, head, start, at, keys, shared_gradients);
       C probabilities[rows][columns], gradients[rows][columns];
       T::multiply(own_first, other_first, s.d, probabilities);
       T::multiply(own_second, other_second, s.d, gradients);
@@ -85,11 +86,11 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
         for (int j = 0; j < columns; ++j) {
           const std::int64_t a = start + T::row() + i, b = at + T::column() + T::thread_columns * j;
           const std::int64_t query = keys ? b : a, key = keys ? a : b;
-          const C score = masked_score(s, probabilities[i][j], batch, head, query, key);
+          const C score = T::score(s, probabilities[i][j], shared_gradients, i, j);
           C p = 0, d_score = 0;
           if (query < s.time_q && key < s.time_k) {
-            const C lse = lse_head.get<C>(query * statistics.lse.strides[2]);
-            const C factor = dropout_factor<C>(s, batch, head, query, key);
+            const C lse = lse_rows[query * statistics.lse.strides[2]];
+            const C factor = T::dropout_factor(s, kept, i, j);
             p = lse == -std::numeric_limits<C>::infinity() ? C(0) : exp(score - lse);
             d_score = p * (gradients[i][j] * factor - delta[query]) * static_cast<C>(s.scale);
             p *= factor;

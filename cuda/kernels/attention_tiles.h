@@ -44,6 +44,22 @@ inline HeadRows head_rows(const TensorView& x) {
   return rows;
 }
 
+// What is added to the scaled product of query i and key j: the mask; -inf where the key may not be seen.
+template <class C>
+__device__ __forceinline__ C score_term(const AttentionShape& s, std::int64_t batch, std::int64_t head, std::int64_t i,
+                                        std::int64_t j) {
+  constexpr C nothing = -std::numeric_limits<C>::infinity();
+  if (i >= s.time_q || j >= s.time_k || (s.causal && j > i)) return nothing;
+  if (!s.mask.data) return C(0);
+  const C value = s.mask.data.get<C, Formats::arithmetic>(s.mask.at(batch, head, i, j));
+  return s.mask.data.dtype != DType::boolean ? value : (value != C(0) ? C(0) : nothing);
+}
+__device__ __forceinline__ bool keeps(const AttentionShape& s, std::int64_t batch, std::int64_t head, std::int64_t i,
+                                      std::int64_t j) {
+  const auto word = static_cast<std::uint64_t>(((batch * s.heads + head) * s.time_q + i) * s.time_k + j);
+  return static_cast<double>(uniform_from_word(philox_word(s.state, word))) >= s.dropout;
+}
+
 // D: channels there is room for. Own, Other: rows per thread.
 template <class C, int D, int Own, int Other>
 struct AttentionTiles {
@@ -71,7 +87,7 @@ struct AttentionTiles {
     } else {
       for (int i = static_cast<int>(threadIdx.x); i < valid * s.d; i += threads) {
         const int r = i / s.d, c = i % s.d;
-        tile[r * pitch + c] = as_operand(head.get<C>((first + r) * rows.strides[2] + c), tf32);
+        tile[r * pitch + c] = as_operand(head.get<C, Formats::arithmetic>((first + r) * rows.strides[2] + c), tf32);
       }
     }
     for (int i = static_cast<int>(threadIdx.x); i < capacity * width; i += threads) {
@@ -97,6 +113,30 @@ struct AttentionTiles {
 #pragma unroll
         for (int j = 0; j < Other; ++j) scores[i][j] = fma(x[i], y[j], scores[i][j]);
     }
+  }
+  // The terms of this thread's scores, into `shared`, and which of its probabilities dropout keeps, as bits i Other + j:
+  // loops that are not unrolled, for the mask's dtypes and Philox make long programs. The own side is the keys' or not.
+  __device__ static unsigned prepare(const AttentionShape& s, std::int64_t batch, std::int64_t head, std::int64_t start,
+                                     std::int64_t at, bool keys, C* shared) {
+    unsigned kept = 0;
+#pragma unroll 1
+    for (int e = 0; e < Own * Other; ++e) {
+      const int r = row() + e / Other, c = column() + thread_columns * (e % Other);
+      const std::int64_t query = keys ? at + c : start + r, key = keys ? start + r : at + c;
+      shared[r * score_pitch + c] = score_term<C>(s, batch, head, query, key);
+      if (s.dropout > 0 && keeps(s, batch, head, query, key)) kept |= 1U << e;
+    }
+    return kept;
+  }
+  // The score softmax sees, from the product and what prepare() left.
+  __device__ static C score(const AttentionShape& s, C product, const C* shared, int i, int j) {
+    const C term = shared[(row() + i) * score_pitch + column() + thread_columns * j];
+    return term == -std::numeric_limits<C>::infinity() ? term : product * static_cast<C>(s.scale) + term;
+  }
+  // What a probability is multiplied with: 0 where it is dropped, 1 without dropout.
+  __device__ static C dropout_factor(const AttentionShape& s, unsigned kept, int i, int j) {
+    if (s.dropout <= 0) return C(1);
+    return kept >> (i * Other + j) & 1U ? static_cast<C>(1 / (1 - s.dropout)) : C(0);
   }
   // This thread's scores as an operand of the next product, for the threads that own the same rows: half a warp.
   __device__ static void share(const C (&scores)[Own][Other], C* shared, bool tf32) {
@@ -145,33 +185,10 @@ struct AttentionTiles {
     }
     for (int i = static_cast<int>(threadIdx.x); i < valid * d; i += threads) {
       const int r = i / d, c = i % d;
-      head.set((first + r) * rows.strides[2] + c, tile[r * pitch + c]);
+      head.set<Formats::arithmetic>((first + r) * rows.strides[2] + c, tile[r * pitch + c]);
     }
   }
 };
-
-// The score of query i and key j as softmax sees it: scaled, masked; -inf where the key may not be seen.
-template <class C>
-__device__ __forceinline__ C masked_score(const AttentionShape& s, C product, std::int64_t batch, std::int64_t head,
-                                          std::int64_t i, std::int64_t j) {
-  constexpr C nothing = -std::numeric_limits<C>::infinity();
-  if (i >= s.time_q || j >= s.time_k || (s.causal && j > i)) return nothing;
-  const C score = product * static_cast<C>(s.scale);
-  if (!s.mask.data) return score;
-  const C value = s.mask.data.get<C>(s.mask.at(batch, head, i, j));
-  if (s.mask.data.dtype == DType::boolean) return value != C(0) ? score : nothing;
-  return score + value;
-}
-
-// What the probability of query i and key j is multiplied with: 0 where it is dropped, 1 without dropout.
-template <class C>
-__device__ __forceinline__ C dropout_factor(const AttentionShape& s, std::int64_t batch, std::int64_t head,
-                                            std::int64_t i, std::int64_t j) {
-  if (s.dropout <= 0) return C(1);
-  const auto word = static_cast<std::uint64_t>(((batch * s.heads + head) * s.time_q + i) * s.time_k + j);
-  const bool kept = static_cast<double>(uniform_from_word(philox_word(s.state, word))) >= s.dropout;
-  return kept ? static_cast<C>(1 / (1 - s.dropout)) : C(0);
-}
 
 // body.template operator()<C, D>() for the smallest tiles that hold d channels.
 template <class Body>

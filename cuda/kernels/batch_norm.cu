@@ -30,11 +30,11 @@ struct PerChannel {  // one value per channel, or absent
   explicit PerChannel(const TensorView& x) : data(span_of(x)), stride(x ? x.stride(0) : 0) {}
   template <class C>
   __device__ __forceinline__ C get(std::int64_t channel, C absent) const {
-    return data ? data.get<C>(channel * stride) : absent;
+    return data ? data.get<C, Formats::arithmetic>(channel * stride) : absent;
   }
   template <class C>
   __device__ __forceinline__ void set(std::int64_t channel, C value) const {
-    if (data) data.set(channel * stride, value);
+    if (data) data.set<Formats::arithmetic>(channel * stride, value);
   }
 };
 
@@ -50,7 +50,7 @@ __device__ __forceinline__ double channel_sum(const Spans<In>& in, const Channel
   for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) {
     const std::int64_t at = (i / s.inner * s.channels + blockIdx.x) * s.inner + i % s.inner;
 #pragma unroll
-    for (int k = 0; k < In; ++k) x[k] = in.of[k].template get<C>(at);
+    for (int k = 0; k < In; ++k) x[k] = in.of[k].template get<C, Formats::arithmetic>(at);
     part += term(x);
     if (++terms % in_narrow == 0) {
       total += static_cast<double>(part);
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
     batch_norm_kernel(Spans<1> x, Spans<1> y, ChannelSizes s, PerChannel mean, PerChannel rstd, PerChannel weight,
                       PerChannel bias) {
   C m = 0, scale = 0, shift = 0;
-  for_elements<C>(x, y, s.outer * s.channels * s.inner, s.vectors, global_thread(), global_threads(),
+  for_elements<C, Formats::arithmetic>(x, y, s.outer * s.channels * s.inner, s.vectors, global_thread(), global_threads(),
                   [&](std::int64_t i, const C* in, C* out) {
                     if (!s.vectors || i % vector_length == 0) {
                       const std::int64_t channel = s.channel_of(i);
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
     batch_norm_backward_kernel(Spans<2> in, Spans<1> dx, ChannelSizes s, PerChannel mean, PerChannel rstd,
                                PerChannel weight, const double* sums) {
   C m = 0, r = 0, scale = 0, c1 = 0, c2 = 0;
-  for_elements<C>(in, dx, s.outer * s.channels * s.inner, s.vectors, global_thread(), global_threads(),
+  for_elements<C, Formats::arithmetic>(in, dx, s.outer * s.channels * s.inner, s.vectors, global_thread(), global_threads(),
                   [&](std::int64_t i, const C* x, C* out) {
                     if (!s.vectors || i % vector_length == 0) {
                       const std::int64_t channel = s.channel_of(i);

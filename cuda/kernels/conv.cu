@@ -48,7 +48,7 @@ __device__ __forceinline__ C x_under(const Conv& c, int group, const Place& p, c
   const int row = p.row * c.stride[0] - c.padding[0] + t.i * c.dilation[0];
   const int column = p.column * c.stride[1] - c.padding[1] + t.j * c.dilation[1];
   if (!p.inside || row < 0 || row >= c.h || column < 0 || column >= c.w) return C(0);
-  return c.x.data.get<C>(c.x.at(p.batch, group * c.channels + t.plane, row, column));
+  return c.x.data.get<C, Formats::arithmetic>(c.x.at(p.batch, group * c.channels + t.plane, row, column));
 }
 // y's gradient that reaches input position p through tap t, or 0.
 template <class C>
@@ -59,7 +59,7 @@ __device__ __forceinline__ C dy_over(const Conv& c, int group, const Place& p, c
       j >= c.ow) {
     return C(0);
   }
-  return c.y.data.get<C>(c.y.at(p.batch, group * c.filters + t.plane, i, j));
+  return c.y.data.get<C, Formats::arithmetic>(c.y.at(p.batch, group * c.filters + t.plane, i, j));
 }
 
 // Each problem is result[m, n] = sum over k of a[m, k] b[k, n], for one group. What of b's index does not change
@@ -74,7 +74,7 @@ struct Forward {  // y [filters, (batch, oh, ow)] = weight [filters, (channels, 
   template <class C>
   __device__ C a(int group, std::int64_t m, std::int64_t k) const {
     const Tap t = tap(static_cast<int>(k), c);
-    return c.weight.data.get<C>(c.weight.at(group * c.filters + m, t.plane, t.i, t.j));
+    return c.weight.data.get<C, Formats::arithmetic>(c.weight.at(group * c.filters + m, t.plane, t.i, t.j));
   }
   template <class C>
   __device__ C b(int group, std::int64_t k, const Fixed& p) const {
@@ -84,8 +84,8 @@ struct Forward {  // y [filters, (batch, oh, ow)] = weight [filters, (channels, 
   __device__ void store(int group, int, std::int64_t m, std::int64_t n, C value) const {
     const Place p = place(n, c.batch, c.oh, c.ow);
     const std::int64_t filter = group * c.filters + m;
-    if (c.bias) value += c.bias.get<C>(filter * c.bias_stride);
-    c.y.data.set(c.y.at(p.batch, filter, p.row, p.column), value);
+    if (c.bias) value += c.bias.get<C, Formats::arithmetic>(filter * c.bias_stride);
+    c.y.data.set<Formats::arithmetic>(c.y.at(p.batch, filter, p.row, p.column), value);
   }
 };
 
@@ -99,7 +99,7 @@ struct BackwardData {  // x's gradient [channels, (batch, h, w)] = weight^T [cha
   template <class C>
   __device__ C a(int group, std::int64_t m, std::int64_t k) const {
     const Tap t = tap(static_cast<int>(k), c);
-    return c.weight.data.get<C>(c.weight.at(group * c.filters + t.plane, m, t.i, t.j));
+    return c.weight.data.get<C, Formats::arithmetic>(c.weight.at(group * c.filters + t.plane, m, t.i, t.j));
   }
   template <class C>
   __device__ C b(int group, std::int64_t k, const Fixed& p) const {
@@ -108,7 +108,7 @@ struct BackwardData {  // x's gradient [channels, (batch, h, w)] = weight^T [cha
   template <class C>
   __device__ void store(int group, int, std::int64_t m, std::int64_t n, C value) const {
     const Place p = place(n, c.batch, c.h, c.w);
-    c.x.data.set(c.x.at(p.batch, group * c.channels + m, p.row, p.column), value);
+    c.x.data.set<Formats::arithmetic>(c.x.at(p.batch, group * c.channels + m, p.row, p.column), value);
   }
 };
 
@@ -123,7 +123,7 @@ struct BackwardWeight {  // weight's gradient [filters, (channels, kh, kw)] = dy
   template <class C>
   __device__ C a(int group, std::int64_t m, std::int64_t k) const {
     const Place p = place(k, c.batch, c.oh, c.ow);
-    return c.y.data.get<C>(c.y.at(p.batch, group * c.filters + m, p.row, p.column));
+    return c.y.data.get<C, Formats::arithmetic>(c.y.at(p.batch, group * c.filters + m, p.row, p.column));
   }
   template <class C>
   __device__ C b(int group, std::int64_t k, const Fixed& t) const {
@@ -132,7 +132,7 @@ struct BackwardWeight {  // weight's gradient [filters, (channels, kh, kw)] = dy
   template <class C>
   __device__ void store(int group, int piece, std::int64_t m, std::int64_t n, C value) const {
     const Tap t = tap(static_cast<int>(n), c);
-    c.weight.data.set(piece * piece_stride + c.weight.at(group * c.filters + m, t.plane, t.i, t.j), value);
+    c.weight.data.set<Formats::arithmetic>(piece * piece_stride + c.weight.at(group * c.filters + m, t.plane, t.i, t.j), value);
   }
 };
 

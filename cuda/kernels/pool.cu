@@ -58,15 +58,15 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) max_pool_kerne
   std::int64_t position = static_cast<std::int64_t>(rows.begin) * p.w + columns.begin;
   for (int r = rows.begin; r < rows.end; ++r) {
     for (int c = columns.begin; c < columns.end; ++c) {
-      const C value = p.large.data.get<C>(p.large.at(e.batch, e.channel, r, c));
+      const C value = p.large.data.get<C, Formats::arithmetic>(p.large.at(e.batch, e.channel, r, c));
       if (value > best || (value != value && best == best)) {  // the first NaN wins
         best = value;
         position = static_cast<std::int64_t>(r) * p.w + c;
       }
     }
   }
-  p.small.data.set(p.small.at(e.batch, e.channel, e.i, e.j), best);
-  p.index.data.set(p.index.at(e.batch, e.channel, e.i, e.j), position);
+  p.small.data.set<Formats::arithmetic>(p.small.at(e.batch, e.channel, e.i, e.j), best);
+  p.index.data.set<Formats::arithmetic>(p.index.at(e.batch, e.channel, e.i, e.j), position);
 }
 
 template <class C>
@@ -79,11 +79,11 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) max_pool_backw
   C sum = 0;
   for (int r = rows.begin; r < rows.end; ++r) {
     for (int c = columns.begin; c < columns.end; ++c) {
-      if (p.index.data.get<std::int64_t>(p.index.at(e.batch, e.channel, r, c)) == position)
-        sum += p.small.data.get<C>(p.small.at(e.batch, e.channel, r, c));
+      if (p.index.data.get<std::int64_t, Formats::arithmetic>(p.index.at(e.batch, e.channel, r, c)) == position)
+        sum += p.small.data.get<C, Formats::arithmetic>(p.small.at(e.batch, e.channel, r, c));
     }
   }
-  p.large.data.set(p.large.at(e.batch, e.channel, e.i, e.j), sum);
+  p.large.data.set<Formats::arithmetic>(p.large.at(e.batch, e.channel, e.i, e.j), sum);
 }
 
 template <class C>
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) avg_pool_kerne
   C sum = 0;
   for (int r = rows.begin; r < rows.end; ++r)
     for (int c = columns.begin; c < columns.end; ++c)
-      sum += p.large.data.get<C>(p.large.at(e.batch, e.channel, r, c));
-  p.small.data.set(p.small.at(e.batch, e.channel, e.i, e.j), sum / divisor<C>(rows, columns, o));
+      sum += p.large.data.get<C, Formats::arithmetic>(p.large.at(e.batch, e.channel, r, c));
+  p.small.data.set<Formats::arithmetic>(p.small.at(e.batch, e.channel, e.i, e.j), sum / divisor<C>(rows, columns, o));
 }
 
 template <class C>
@@ -108,11 +108,11 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) avg_pool_backw
   C sum = 0;
   for (int r = rows.begin; r < rows.end; ++r) {
     for (int c = columns.begin; c < columns.end; ++c) {
-      sum += p.small.data.get<C>(p.small.at(e.batch, e.channel, r, c)) /
+      sum += p.small.data.get<C, Formats::arithmetic>(p.small.at(e.batch, e.channel, r, c)) /
              divisor<C>(window(r, p.h, 0, o), window(c, p.w, 1, o), o);
     }
   }
-  p.large.data.set(p.large.at(e.batch, e.channel, e.i, e.j), sum);
+  p.large.data.set<Formats::arithmetic>(p.large.at(e.batch, e.channel, e.i, e.j), sum);
 }
 
 // One thread for each element of `written`.
