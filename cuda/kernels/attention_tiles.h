@@ -3,6 +3,7 @@
 // Own rows times Other columns of the scores, and Own rows times every 16th channel of the results.
 #pragma once
 #include "binade/cuda/kernels/block.h"
+#include "binade/cuda/kernels/draw.h"
 #include "binade/cuda/kernels/operand.h"
 // launch.h first
 #include <limits>
@@ -16,14 +17,14 @@ struct AttentionShape {
   std::int64_t heads, kv_heads, time_q, time_k;
   int d;
   double scale, dropout;
-  PhiloxState state;
+  Draw draw;
   bool causal, tf32;
   Strided4 mask;  // [batch, heads, time_q, time_k] or absent
 };
 
 inline AttentionShape attention_shape(const TensorView& q, const TensorView& k, const TensorView& mask,
                                       const kernel::AttentionOptions& o) {
-  return {q.size(1), k.size(1), q.size(2), k.size(2), static_cast<int>(q.size(3)), o.scale, o.dropout, o.state,
+  return {q.size(1), k.size(1), q.size(2), k.size(2), static_cast<int>(q.size(3)), o.scale, o.dropout, draw_of(o.state, q.device),
           o.causal,  rounds_to_tf32(q.dtype, o.precision), strided(mask)};
 }
 
@@ -57,7 +58,7 @@ __device__ __forceinline__ C score_term(const AttentionShape& s, std::int64_t ba
 __device__ __forceinline__ bool keeps(const AttentionShape& s, std::int64_t batch, std::int64_t head, std::int64_t i,
                                       std::int64_t j) {
   const auto word = static_cast<std::uint64_t>(((batch * s.heads + head) * s.time_q + i) * s.time_k + j);
-  return static_cast<double>(uniform_from_word(philox_word(s.state, word))) >= s.dropout;
+  return static_cast<double>(uniform_from_word(philox_word(s.draw.state(), word))) >= s.dropout;
 }
 
 // D: channels there is room for. Own, Other: rows per thread.

@@ -221,6 +221,11 @@ void fail_call(const char* function, int n, cudaError_t error) {
   injected().insert({function, {n, error}});
 }
 
+void forget_failures() {
+  const Lock lock(runtime().mutex);
+  injected().clear();
+}
+
 Counters counters() {
   const Lock lock(runtime().mutex);
   Counters c = runtime().counted;

@@ -10,6 +10,7 @@ namespace simt {
 
 // The n-th next call (1: the very next) of a runtime function fails with this error. "cudaLaunchKernel": launches.
 void fail_call(const char* function, int n, cudaError_t error);
+void forget_failures();  // those that have not happened yet
 
 // The devices as after process start: allocations, streams, events, errors, findings, counters and settings are gone.
 void reset_simulator();
