@@ -50,9 +50,9 @@ int CachingAllocator::open_pool() {
   return current_pool_;
 }
 
-void CachingAllocator::leave_pool() {
+void CachingAllocator::leave_pool(int pool) {
   const std::lock_guard lock(mutex_);
-  current_pool_ = shared_pool;
+  if (current_pool_ == pool) current_pool_ = shared_pool;
 }
 
 void CachingAllocator::close_pool(int pool) {

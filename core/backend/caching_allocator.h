@@ -23,7 +23,7 @@ class CachingAllocator {
   // A pool's blocks are reused within it alone: the work a graph replays writes to them at any time. One is open at a
   // time; from open to leave, what is allocated comes from it. Closed, its blocks are everyone's.
   int open_pool();
-  void leave_pool();
+  void leave_pool(int pool);
   void close_pool(int pool);
 
   // Eight classes per power of two: at most 12.5 % is wasted.

@@ -27,7 +27,7 @@ struct GraphedStep::Recording {
   ~Recording() {
     if (graph) backend.destroy_graph(graph, device);
     results.clear();
-    allocator.leave_pool();
+    allocator.leave_pool(pool);
     allocator.close_pool(pool);
   }
   Recording(const Recording&) = delete;
@@ -94,7 +94,7 @@ void GraphedStep::record() {
     set_random_state(start);
     throw;
   }
-  r.allocator.leave_pool();
+  r.allocator.leave_pool(r.pool);
   r.first_draw = start.offset;
   r.draws = random_state().offset - start.offset;
   set_random_state(start);

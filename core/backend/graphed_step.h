@@ -1,5 +1,5 @@
-// GraphedStep: a training step recorded once as a CUDA graph and then replayed, so that its many kernels cost one launch.
-// What torch.cuda.graphs does for PyTorch.
+// GraphedStep: a training step recorded once as a CUDA graph and then replayed, so that its many kernels cost one
+// launch. What torch.cuda.graphs does for PyTorch.
 #pragma once
 #include <functional>
 #include <memory>
@@ -26,13 +26,15 @@ struct GraphedStepOptions {
 //   });
 //   for (const auto& [images, labels] : loader) step({images, labels});
 //
-// - Inputs are copied into tensors of its own, which the function gets. Their number, shapes and dtypes are those of the
+// - Inputs are copied into tensors of its own, which the function gets. Their number, shapes and dtypes are those of
+// the
 //   first call; others throw Error.
 // - Results are the same tensors each time: a call overwrites what they held. They are outside the autograd graph.
 // - While it is recorded the function runs on the host and nothing runs on the device. It must not read values on the
 //   host (item(), to_vector()) nor copy from the host: both throw Error, and the next call records anew; gradients must
 //   then be taken as undefined.
-// - Host code is not replayed: numbers such as the learning rate stay as they were when recorded. reset() after changing
+// - Host code is not replayed: numbers such as the learning rate stay as they were when recorded. reset() after
+// changing
 //   them. Random draws advance: a replay takes those an eager call would take, whatever seed is set by then.
 // - What it allocates while recorded is kept for it alone until it ends.
 class GraphedStep {

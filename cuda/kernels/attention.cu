@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
   C* const queries = memory;
   C* const keys = queries + T::own * T::pitch;  // then values
   C* const probabilities = keys + T::other * T::pitch;
-  const std::int64_t tile = blockIdx.x % tiles, head = blockIdx.x / tiles % s.heads, batch = blockIdx.x / tiles / s.heads;
+  const std::int64_t tile = blockIdx.x % tiles, head = blockIdx.x / tiles % s.heads,
+                     batch = blockIdx.x / tiles / s.heads;
   const std::int64_t kv_head = head / (s.heads / s.kv_heads), first = tile * T::own;
   const Span k_head = k.of_head(batch, kv_head), v_head = v.of_head(batch, kv_head);
   const std::int64_t last = first + T::own < s.time_q ? first + T::own : s.time_q;

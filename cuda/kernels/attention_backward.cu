@@ -1,7 +1,7 @@
-// Attention, backward. Probabilities are formed again from the saved logsumexp. One kernel owns queries and sums dq over
-// the keys, the same one owning keys sums dk and dv over the queries of its heads in order: no atomics, the same bits
-// each time. With P the probabilities and delta = sum_c do o: dS = P (do v^T - delta) scale, dq = dS k, dk = dS^T q,
-// dv = P^T do; dropout multiplies P and do v^T.
+// Attention, backward. Probabilities are formed again from the saved logsumexp. One kernel owns queries and sums dq
+// over the keys, the same one owning keys sums dk and dv over the queries of its heads in order: no atomics, the same
+// bits each time. With P the probabilities and delta = sum_c do o: dS = P (do v^T - delta) scale, dq = dS k, dk = dS^T
+// q, dv = P^T do; dropout multiplies P and do v^T.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include "binade/core/backend/memory.h"
@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   const Span o_head = o.of_head(batch, head), do_head = d_o.of_head(batch, head);
   C sum = 0;
   for (int c = static_cast<int>(threadIdx.x % 32); c < d; c += 32)
-    sum = fma(o_head.get<C, Formats::arithmetic>(i * o.strides[2] + c), do_head.get<C, Formats::arithmetic>(i * d_o.strides[2] + c), sum);
+    sum = fma(o_head.get<C, Formats::arithmetic>(i * o.strides[2] + c),
+              do_head.get<C, Formats::arithmetic>(i * d_o.strides[2] + c), sum);
   sum = reduce_warp(sum, Plus());
   if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
@@ -107,8 +108,7 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads)
     }
   }
   __syncthreads();  // where the other side is empty nothing was waited for yet
-  if (d_first.data)
-    T::store(first_sums, own_first, d_first, d_first.of_head(batch, own_head), start, own_time, s.d);
+  if (d_first.data) T::store(first_sums, own_first, d_first, d_first.of_head(batch, own_head), start, own_time, s.d);
   if (keys && d_second.data)
     T::store(second_sums, own_second, d_second, d_second.of_head(batch, own_head), start, own_time, s.d);
 }
@@ -129,15 +129,14 @@ void run(const AttentionShape& s, const AttentionSide& own, const AttentionSide&
 }
 
 void attention_backward(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
-                        TensorView d_o, TensorView dq, TensorView dk, TensorView dv,
-                        kernel::AttentionOptions options) {
+                        TensorView d_o, TensorView dq, TensorView dk, TensorView dv, kernel::AttentionOptions options) {
   if (o.numel() == 0) return;
   with_attention_tiles(q.dtype, q.size(3), [&]<class C, int D>() {
     const AttentionShape s = attention_shape(q, k, mask, options);
     const std::int64_t rows = q.size(0) * s.heads * s.time_q;
     const Scratch delta(static_cast<std::size_t>(rows) * sizeof(C), q.device);
-    launch(one_thread_each(rows * 32, q.device), attention_delta_kernel<C>, head_rows(o), head_rows(d_o),
-           delta.as<C>(), s.heads, s.time_q, s.d, rows);
+    launch(one_thread_each(rows * 32, q.device), attention_delta_kernel<C>, head_rows(o), head_rows(d_o), delta.as<C>(),
+           s.heads, s.time_q, s.d, rows);
     const AttentionSide queries{head_rows(q), head_rows(d_o)}, keys{head_rows(k), head_rows(v)};
     const AttentionStatistics statistics{head_rows(lse), delta.as<void>()};
     run<C, D, false>(s, queries, keys, statistics, dq, {}, q);

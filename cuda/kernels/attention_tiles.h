@@ -24,8 +24,17 @@ struct AttentionShape {
 
 inline AttentionShape attention_shape(const TensorView& q, const TensorView& k, const TensorView& mask,
                                       const kernel::AttentionOptions& o) {
-  return {q.size(1), k.size(1), q.size(2), k.size(2), static_cast<int>(q.size(3)), o.scale, o.dropout, draw_of(o.state, q.device),
-          o.causal,  rounds_to_tf32(q.dtype, o.precision), strided(mask)};
+  return {q.size(1),
+          k.size(1),
+          q.size(2),
+          k.size(2),
+          static_cast<int>(q.size(3)),
+          o.scale,
+          o.dropout,
+          draw_of(o.state, q.device),
+          o.causal,
+          rounds_to_tf32(q.dtype, o.precision),
+          strided(mask)};
 }
 
 struct HeadRows {  // x [batch, heads, time, d] with the last dim contiguous, or [batch, heads, time], or absent
@@ -115,8 +124,9 @@ struct AttentionTiles {
         for (int j = 0; j < Other; ++j) scores[i][j] = fma(x[i], y[j], scores[i][j]);
     }
   }
-  // The terms of this thread's scores, into `shared`, and which of its probabilities dropout keeps, as bits i Other + j:
-  // loops that are not unrolled, for the mask's dtypes and Philox make long programs. The own side is the keys' or not.
+  // The terms of this thread's scores, into `shared`, and which of its probabilities dropout keeps, as bits i Other +
+  // j: loops that are not unrolled, for the mask's dtypes and Philox make long programs. The own side is the keys' or
+  // not.
   __device__ static unsigned prepare(const AttentionShape& s, std::int64_t batch, std::int64_t head, std::int64_t start,
                                      std::int64_t at, bool keys, C* shared) {
     unsigned kept = 0;

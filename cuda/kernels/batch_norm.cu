@@ -67,8 +67,7 @@ __global__ void batch_norm_statistics_kernel(Span x, ChannelSizes s, PerChannel 
   const Spans<1> in{{x}};
   const double count = static_cast<double>(s.outer * s.inner);
   const C m = static_cast<C>(channel_sum<C>(in, s, shared, [](const C* v) { return v[0]; }) / count);
-  const double variance =
-      channel_sum<C>(in, s, shared, [&](const C* v) { return (v[0] - m) * (v[0] - m); }) / count;
+  const double variance = channel_sum<C>(in, s, shared, [&](const C* v) { return (v[0] - m) * (v[0] - m); }) / count;
   if (threadIdx.x != 0) return;
   mean.set(blockIdx.x, m);
   var.set(blockIdx.x, variance);
@@ -80,16 +79,16 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
     batch_norm_kernel(Spans<1> x, Spans<1> y, ChannelSizes s, PerChannel mean, PerChannel rstd, PerChannel weight,
                       PerChannel bias) {
   C m = 0, scale = 0, shift = 0;
-  for_elements<C, Formats::arithmetic>(x, y, s.outer * s.channels * s.inner, s.vectors, global_thread(), global_threads(),
-                  [&](std::int64_t i, const C* in, C* out) {
-                    if (!s.vectors || i % vector_length == 0) {
-                      const std::int64_t channel = s.channel_of(i);
-                      m = mean.get(channel, C(0));
-                      scale = rstd.get(channel, C(1)) * weight.get(channel, C(1));
-                      shift = bias.get(channel, C(0));
-                    }
-                    out[0] = (in[0] - m) * scale + shift;
-                  });
+  for_elements<C, Formats::arithmetic>(x, y, s.outer * s.channels * s.inner, s.vectors, global_thread(),
+                                       global_threads(), [&](std::int64_t i, const C* in, C* out) {
+                                         if (!s.vectors || i % vector_length == 0) {
+                                           const std::int64_t channel = s.channel_of(i);
+                                           m = mean.get(channel, C(0));
+                                           scale = rstd.get(channel, C(1)) * weight.get(channel, C(1));
+                                           shift = bias.get(channel, C(0));
+                                         }
+                                         out[0] = (in[0] - m) * scale + shift;
+                                       });
 }
 
 // sums [2, channels]: of dy xhat, and of dy.
@@ -113,21 +112,21 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
     batch_norm_backward_kernel(Spans<2> in, Spans<1> dx, ChannelSizes s, PerChannel mean, PerChannel rstd,
                                PerChannel weight, const double* sums) {
   C m = 0, r = 0, scale = 0, c1 = 0, c2 = 0;
-  for_elements<C, Formats::arithmetic>(in, dx, s.outer * s.channels * s.inner, s.vectors, global_thread(), global_threads(),
-                  [&](std::int64_t i, const C* x, C* out) {
-                    if (!s.vectors || i % vector_length == 0) {
-                      const std::int64_t channel = s.channel_of(i);
-                      const double count = static_cast<double>(s.outer * s.inner);
-                      m = mean.get(channel, C(0));
-                      r = rstd.get(channel, C(1));
-                      scale = r * weight.get(channel, C(1));
-                      if (sums) {
-                        c1 = static_cast<C>(sums[s.channels + channel] / count);
-                        c2 = static_cast<C>(sums[channel] / count);
-                      }
-                    }
-                    out[0] = scale * (x[1] - c1 - (x[0] - m) * r * c2);
-                  });
+  for_elements<C, Formats::arithmetic>(in, dx, s.outer * s.channels * s.inner, s.vectors, global_thread(),
+                                       global_threads(), [&](std::int64_t i, const C* x, C* out) {
+                                         if (!s.vectors || i % vector_length == 0) {
+                                           const std::int64_t channel = s.channel_of(i);
+                                           const double count = static_cast<double>(s.outer * s.inner);
+                                           m = mean.get(channel, C(0));
+                                           r = rstd.get(channel, C(1));
+                                           scale = r * weight.get(channel, C(1));
+                                           if (sums) {
+                                             c1 = static_cast<C>(sums[s.channels + channel] / count);
+                                             c2 = static_cast<C>(sums[channel] / count);
+                                           }
+                                         }
+                                         out[0] = scale * (x[1] - c1 - (x[0] - m) * r * c2);
+                                       });
 }
 
 LaunchConfig block_per_channel(const TensorView& x) {

@@ -112,7 +112,8 @@ struct BackwardData {  // x's gradient [channels, (batch, h, w)] = weight^T [cha
   }
 };
 
-struct BackwardWeight {  // weight's gradient [filters, (channels, kh, kw)] = dy [filters, (batch, oh, ow)] x^T, in pieces
+struct BackwardWeight {  // weight's gradient [filters, (channels, kh, kw)] = dy [filters, (batch, oh, ow)] x^T, in
+                         // pieces
   Conv c;
   std::int64_t piece_stride;  // of the pieces in the result, in elements
   __device__ std::int64_t m() const { return c.filters; }
@@ -132,7 +133,8 @@ struct BackwardWeight {  // weight's gradient [filters, (channels, kh, kw)] = dy
   template <class C>
   __device__ void store(int group, int piece, std::int64_t m, std::int64_t n, C value) const {
     const Tap t = tap(static_cast<int>(n), c);
-    c.weight.data.set<Formats::arithmetic>(piece * piece_stride + c.weight.at(group * c.filters + m, t.plane, t.i, t.j), value);
+    c.weight.data.set<Formats::arithmetic>(piece * piece_stride + c.weight.at(group * c.filters + m, t.plane, t.i, t.j),
+                                           value);
   }
 };
 
@@ -187,8 +189,7 @@ __global__ void __launch_bounds__(threads) conv_kernel(Problem problem, std::int
 #pragma unroll 1
     for (int j = 0; j < each; ++j) {  // its own elements, by a run-time index: one store in the program
       const std::int64_t m = first_m + row + side * i, n = first_n + column + side * j;
-      if (m < problem.m() && n < problem.n())
-        problem.store(group, piece, m, n, right[row * tile + column + side * j]);
+      if (m < problem.m() && n < problem.n()) problem.store(group, piece, m, n, right[row * tile + column + side * j]);
     }
 #pragma unroll
     for (int next = 1; next < each; ++next)
@@ -229,9 +230,9 @@ void run(const Problem& problem, std::int64_t m, std::int64_t n, std::int64_t k,
          std::int64_t pieces, Device device) {
   const std::int64_t length = std::max<std::int64_t>(1, (k + pieces - 1) / pieces);
   check(tiles(m) <= 65535 && groups * pieces <= 65535, "conv2d: on CUDA at most 65535 groups, got ", groups);
-  const LaunchConfig config{dim3(static_cast<unsigned>(tiles(n)), static_cast<unsigned>(tiles(m)),
-                                 static_cast<unsigned>(groups * pieces)),
-                            dim3(threads), 0, stream_of(device)};
+  const LaunchConfig config{
+      dim3(static_cast<unsigned>(tiles(n)), static_cast<unsigned>(tiles(m)), static_cast<unsigned>(groups * pieces)),
+      dim3(threads), 0, stream_of(device)};
   launch(config, conv_kernel<C, Problem>, problem, length, static_cast<int>(pieces));
 }
 

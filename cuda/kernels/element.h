@@ -25,10 +25,14 @@ enum class Formats { all, arithmetic };
 template <class C, Formats formats = Formats::all>
 __device__ __forceinline__ C load(const std::byte* data, DType dtype, std::int64_t i) {
   switch (dtype) {
-    case DType::f64: return static_cast<C>(reinterpret_cast<const double*>(data)[i]);
-    case DType::f32: return static_cast<C>(reinterpret_cast<const float*>(data)[i]);
-    case DType::f16: return static_cast<C>(__half2float(reinterpret_cast<const __half*>(data)[i]));
-    case DType::bf16: return static_cast<C>(__bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[i]));
+    case DType::f64:
+      return static_cast<C>(reinterpret_cast<const double*>(data)[i]);
+    case DType::f32:
+      return static_cast<C>(reinterpret_cast<const float*>(data)[i]);
+    case DType::f16:
+      return static_cast<C>(__half2float(reinterpret_cast<const __half*>(data)[i]));
+    case DType::bf16:
+      return static_cast<C>(__bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[i]));
     case DType::f8e4m3:
       if constexpr (formats == Formats::all)
         return static_cast<C>(static_cast<float>(reinterpret_cast<const Float8E4M3*>(data)[i]));
@@ -37,10 +41,13 @@ __device__ __forceinline__ C load(const std::byte* data, DType dtype, std::int64
       if constexpr (formats == Formats::all)
         return static_cast<C>(static_cast<float>(reinterpret_cast<const Float8E5M2*>(data)[i]));
       break;
-    case DType::i64: return static_cast<C>(reinterpret_cast<const std::int64_t*>(data)[i]);
-    case DType::i32: return static_cast<C>(reinterpret_cast<const std::int32_t*>(data)[i]);
+    case DType::i64:
+      return static_cast<C>(reinterpret_cast<const std::int64_t*>(data)[i]);
+    case DType::i32:
+      return static_cast<C>(reinterpret_cast<const std::int32_t*>(data)[i]);
     case DType::u8:
-    case DType::boolean: return static_cast<C>(reinterpret_cast<const std::uint8_t*>(data)[i]);
+    case DType::boolean:
+      return static_cast<C>(reinterpret_cast<const std::uint8_t*>(data)[i]);
   }
   return C(0);
 }
@@ -49,8 +56,12 @@ __device__ __forceinline__ C load(const std::byte* data, DType dtype, std::int64
 template <class C, Formats formats = Formats::all>
 __device__ __forceinline__ void store(std::byte* data, DType dtype, std::int64_t i, C value) {
   switch (dtype) {
-    case DType::f64: reinterpret_cast<double*>(data)[i] = static_cast<double>(value); return;
-    case DType::f32: reinterpret_cast<float*>(data)[i] = static_cast<float>(value); return;
+    case DType::f64:
+      reinterpret_cast<double*>(data)[i] = static_cast<double>(value);
+      return;
+    case DType::f32:
+      reinterpret_cast<float*>(data)[i] = static_cast<float>(value);
+      return;
     case DType::f16:
       if constexpr (std::is_same_v<C, float>) {
         reinterpret_cast<__half*>(data)[i] = __float2half_rn(value);
@@ -71,10 +82,18 @@ __device__ __forceinline__ void store(std::byte* data, DType dtype, std::int64_t
     case DType::f8e5m2:
       if constexpr (formats == Formats::all) reinterpret_cast<Float8E5M2*>(data)[i] = convert<Float8E5M2>(value);
       return;
-    case DType::i64: reinterpret_cast<std::int64_t*>(data)[i] = static_cast<std::int64_t>(value); return;
-    case DType::i32: reinterpret_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(value); return;
-    case DType::u8: reinterpret_cast<std::uint8_t*>(data)[i] = static_cast<std::uint8_t>(value); return;
-    case DType::boolean: reinterpret_cast<std::uint8_t*>(data)[i] = value != C(0); return;
+    case DType::i64:
+      reinterpret_cast<std::int64_t*>(data)[i] = static_cast<std::int64_t>(value);
+      return;
+    case DType::i32:
+      reinterpret_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(value);
+      return;
+    case DType::u8:
+      reinterpret_cast<std::uint8_t*>(data)[i] = static_cast<std::uint8_t>(value);
+      return;
+    case DType::boolean:
+      reinterpret_cast<std::uint8_t*>(data)[i] = value != C(0);
+      return;
   }
 }
 
@@ -106,8 +125,8 @@ __device__ __forceinline__ Vector load_vector(const std::byte* data, DType dtype
 #pragma unroll
   for (int j = 0; j < vector_length; ++j) {
     const auto bits = static_cast<unsigned short>(words[j / 2] >> (j % 2 * 16));
-    x.v[j] = dtype == DType::f16 ? __half2float(__ushort_as_half(bits))
-                                 : static_cast<float>(std::bit_cast<BFloat16>(bits));
+    x.v[j] =
+        dtype == DType::f16 ? __half2float(__ushort_as_half(bits)) : static_cast<float>(std::bit_cast<BFloat16>(bits));
   }
   return x;
 }
@@ -126,8 +145,8 @@ __device__ __forceinline__ void store_vector(std::byte* data, DType dtype, std::
   for (int j = 0; j < 4; ++j) {
     const float low = x.v[2 * j], high = x.v[2 * j + 1];
     if (dtype == DType::f16) {
-      words[j] = __half_as_ushort(__float2half_rn(low)) |
-                 static_cast<unsigned>(__half_as_ushort(__float2half_rn(high))) << 16;
+      words[j] = __half_as_ushort(__float2half_rn(low)) | static_cast<unsigned>(__half_as_ushort(__float2half_rn(high)))
+                                                              << 16;
     } else {
       words[j] = __bfloat16_as_ushort(__float2bfloat16_rn(low)) |
                  static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
@@ -140,12 +159,16 @@ __device__ __forceinline__ void store_vector(std::byte* data, DType dtype, std::
 __device__ __forceinline__ std::int64_t bytes_of(DType dtype) {
   switch (dtype) {
     case DType::f64:
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::f16:
-    case DType::bf16: return 2;
-    default: return 1;
+    case DType::bf16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
@@ -162,9 +185,7 @@ struct Span {  // contiguous elements, or absent
   __device__ __forceinline__ void set(std::int64_t i, C value) const {
     store<C, formats>(data, dtype, i, value);
   }
-  __device__ Span from(std::int64_t first) const {
-    return {data ? data + first * bytes_of(dtype) : nullptr, dtype};
-  }
+  __device__ Span from(std::int64_t first) const { return {data ? data + first * bytes_of(dtype) : nullptr, dtype}; }
 };
 inline Span span_of(const TensorView& x) { return {x.data, x.dtype}; }
 
@@ -183,8 +204,8 @@ bool can_use_vectors(const Spans<N>& x, std::int64_t row = 0) {
 }
 
 // body(i, in, out) for whole vectors of elements below `count`, shared out over `threads`, of which this is number
-// `thread`: in[In] are the inputs' values (0 where absent), out[Out] what the outputs receive. Returns how many elements
-// that were: 0 without vectors.
+// `thread`: in[In] are the inputs' values (0 where absent), out[Out] what the outputs receive. Returns how many
+// elements that were: 0 without vectors.
 template <class C, int In, int Out, class Body>
 __device__ __forceinline__ std::int64_t for_vectors(const Spans<In>& in, const Spans<Out>& out, std::int64_t count,
                                                     bool vectors, std::int64_t thread, std::int64_t threads,

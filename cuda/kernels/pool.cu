@@ -1,5 +1,5 @@
-// Max and average pooling over windows of planes. One thread per element, backward too: it gathers from the windows that
-// hold its element, in the CPU's order, so that nothing needs atomics and both have the same bits.
+// Max and average pooling over windows of planes. One thread per element, backward too: it gathers from the windows
+// that hold its element, in the CPU's order, so that nothing needs atomics and both have the same bits.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include <limits>
@@ -43,9 +43,9 @@ __device__ __forceinline__ Range windows_over(int position, int count, int axis,
 }
 template <class C>
 __device__ __forceinline__ C divisor(const Range& rows, const Range& columns, const PoolOptions& o) {
-  return static_cast<C>(o.count_include_pad ? o.kernel[0] * o.kernel[1]
-                                            : static_cast<std::int64_t>(rows.end - rows.begin) *
-                                                  (columns.end - columns.begin));
+  return static_cast<C>(o.count_include_pad
+                            ? o.kernel[0] * o.kernel[1]
+                            : static_cast<std::int64_t>(rows.end - rows.begin) * (columns.end - columns.begin));
 }
 
 template <class C>

@@ -94,7 +94,15 @@ void dropout(TensorView x, TensorView y, PhiloxState state, double p) {
   run(p < 1 ? static_cast<float>(1 / (1 - p)) : 0.0F);
 }
 
+__global__ void store_advance_kernel(PhiloxState* target, PhiloxState value) {
+  if (threadIdx.x == 0) *target = value;
+}
+
 }  // namespace
+
+void store_draw_advance(PhiloxState* target, PhiloxState value, Device device) {
+  launch({dim3(1), dim3(32), 0, stream_of(device)}, store_advance_kernel, target, value);
+}
 
 void provide_random();
 void provide_random() {

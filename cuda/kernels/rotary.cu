@@ -21,7 +21,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   std::int64_t start[2];
   rows.offsets(row, start);
   const std::int64_t first = pairs.interleaved ? 2 * i : i, second = pairs.interleaved ? 2 * i + 1 : i + pairs.half;
-  const C a = x.get<C, Formats::arithmetic>(start[0] + first * pairs.x_step), b = x.get<C, Formats::arithmetic>(start[0] + second * pairs.x_step);
+  const C a = x.get<C, Formats::arithmetic>(start[0] + first * pairs.x_step),
+          b = x.get<C, Formats::arithmetic>(start[0] + second * pairs.x_step);
   const std::int64_t angle = row % pairs.time * pairs.half + i;
   const C c = cosines[angle], s = direction * sines[angle];
   y.set<Formats::arithmetic>(start[1] + first * pairs.y_step, a * c - b * s);

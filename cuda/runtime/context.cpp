@@ -59,8 +59,8 @@ struct Context {
   std::once_flag created;
   std::mutex mutex;  // of the members below the stream
   cudaStream_t stream = nullptr;
-  cudaEvent_t reached = nullptr;  // orders other devices' streams after this one
-  cudaStream_t beside = nullptr;  // for allocations during a capture
+  cudaEvent_t reached = nullptr;              // orders other devices' streams after this one
+  cudaStream_t beside = nullptr;              // for allocations during a capture
   const PhiloxState* draw_advance = nullptr;  // set during a capture
   IndexFault* fault = nullptr;
   Staging staging;
@@ -184,11 +184,5 @@ std::byte* allocate_block(std::size_t bytes, Device device) {
 
 void set_draw_advance(Device device, const PhiloxState* advance) { context(device).draw_advance = advance; }
 const PhiloxState* draw_advance_of(Device device) { return context(device).draw_advance; }
-
-void copy_to_device(std::byte* to, const void* from, std::size_t bytes, Device device) {
-  Context& c = context(device);
-  const std::lock_guard lock(c.mutex);
-  c.staging.to_device(to, static_cast<const std::byte*>(from), bytes, c.stream);
-}
 
 }  // namespace binade::cuda

@@ -23,14 +23,12 @@ void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device f
 // While a step is captured on the device (graph.cpp), both throw: the host cannot wait for work that does not run.
 void wait_for(Device device);  // everything on the device; throws what index_fault_of() noted
 
-
 // For memory from the driver: the compute stream or, while that is captured, a stream beside it, which is waited for.
 std::byte* allocate_block(std::size_t bytes, Device device);  // null when there is none left
 
 // Set while the device's stream is captured: where its kernels find how far the random stream has advanced since.
 void set_draw_advance(Device device, const PhiloxState* advance);
 const PhiloxState* draw_advance_of(Device device);
-// Ordered on the stream, from memory of the host that may be changed at once.
-void copy_to_device(std::byte* to, const void* from, std::size_t bytes, Device device);
+void store_draw_advance(PhiloxState* target, PhiloxState value, Device device);  // in stream order; kernels/random.cu
 
 }  // namespace binade::cuda

@@ -16,15 +16,15 @@ Device gpu(int index) { return {DeviceType::cuda, index}; }
 
 struct StepGraph {
   cudaGraphExec_t executable = nullptr;
-  std::byte* advance = nullptr;  // a PhiloxState
+  PhiloxState* advance = nullptr;
 };
 
 // Ends the capture of the device's stream, well or not, and gives back the place of its advance.
-std::byte* end(int device, cudaGraph_t* graph, cudaError_t* status) {
-  const auto* advance = reinterpret_cast<const std::byte*>(draw_advance_of(gpu(device)));
+PhiloxState* end(int device, cudaGraph_t* graph, cudaError_t* status) {
+  auto* advance = const_cast<PhiloxState*>(draw_advance_of(gpu(device)));
   *status = cudaStreamEndCapture(stream_of(gpu(device)), graph);
   set_draw_advance(gpu(device), nullptr);
-  return const_cast<std::byte*>(advance);
+  return advance;
 }
 
 }  // namespace
@@ -57,7 +57,7 @@ void abandon_capture(int device) noexcept {
   try {
     cudaGraph_t graph = nullptr;
     cudaError_t status = cudaSuccess;
-    std::byte* advance = end(device, &graph, &status);
+    PhiloxState* advance = end(device, &graph, &status);
     if (graph) cudaGraphDestroy(graph);
     cudaGetLastError();  // that of a capture that became invalid
     cudaFreeAsync(advance, stream_of(gpu(device)));
@@ -67,7 +67,7 @@ void abandon_capture(int device) noexcept {
 
 void replay(void* graph, int device, PhiloxState advance) {
   const auto* step = static_cast<const StepGraph*>(graph);
-  copy_to_device(step->advance, &advance, sizeof advance, gpu(device));
+  store_draw_advance(step->advance, advance, gpu(device));
   cuda_check(cudaGraphLaunch(step->executable, stream_of(gpu(device))), "launch a captured step");
 }
 

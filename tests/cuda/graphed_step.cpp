@@ -58,7 +58,8 @@ Tensors batch_of(int number, Device device) {
 }
 
 TEST_F(GraphedSteps, HaveTheBitsOfEagerOnes) {
-  for (const std::optional<DType> dtype : {std::optional<DType>{}, std::optional(DType::bf16), std::optional(DType::f16)}) {
+  for (const std::optional<DType> dtype :
+       {std::optional<DType>{}, std::optional(DType::bf16), std::optional(DType::f16)}) {
     Network eager(gpu, dtype);
     std::vector<float> losses;
     for (int t = 0; t < 8; ++t) losses.push_back(eager.step(batch_of(t, gpu))[0].item<float>());
@@ -88,7 +89,7 @@ TEST_F(GraphedStepCounts, OneLaunchNoWaitNoMemory) {
   synchronize(gpu);
   const simt::Counters after = simulator->counters();
   EXPECT_EQ(after.graph_launches - before.graph_launches, 5U);
-  EXPECT_EQ(after.launches - before.launches, 0U);
+  EXPECT_EQ(after.launches - before.launches, 5U) << "of the kernel that says how far the random stream is";
   EXPECT_EQ(after.allocations - before.allocations, 0U);
   EXPECT_EQ(after.host_syncs - before.host_syncs, 1U) << "that of synchronize()";
   EXPECT_GT(after.graph_nodes - before.graph_nodes, 5 * 15U);
@@ -100,9 +101,16 @@ TEST_F(GraphedSteps, InputsAreChecked) {
     const Tensor x = ones({4, 3}, {.device = device});
     for (int t = 0; t < 4; ++t) {
       step({x});
-      expect_error([&] { step({ones({2, 3})}); }, "GraphedStep: input 0 was f32 [4, 3] in the first call, got f32 [2, 3]",
-                   "drop_last");
-      expect_error([&] { step({ones({4, 3}, {.dtype = DType::f16})}); }, "in the first call, got f16 [4, 3]");
+      expect_error(
+          [&] {
+            step({ones({2, 3})});
+          },
+          "GraphedStep: input 0 was f32 [4, 3] in the first call, got f32 [2, 3]", "drop_last");
+      expect_error(
+          [&] {
+            step({ones({4, 3}, {.dtype = DType::f16})});
+          },
+          "GraphedStep: input 0 was f32 [4, 3] in the first call, got f16 [4, 3]");
       expect_error([&] { step({x, x}); }, "GraphedStep: the first call had 1 inputs, this one has 2");
       expect_error([&] { step({Tensor()}); }, "GraphedStep: input 0 is undefined");
     }
@@ -151,8 +159,8 @@ TEST_F(GraphedSteps, DrawsAdvance) {
   GraphedStep step(draw, {.device = gpu});
   manual_seed(3);
   for (int t = 0; t < 7; ++t) {
-    if (t == 5) manual_seed(99);      // another seed is followed
-    if (t == 6) rand({1});            // and draws taken elsewhere
+    if (t == 5) manual_seed(99);  // another seed is followed
+    if (t == 6) rand({1});        // and draws taken elsewhere
     const PhiloxState before = random_state();
     Tensors got;
     for (const Tensor& x : step({})) got.push_back(x.clone());
