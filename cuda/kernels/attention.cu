@@ -26,7 +26,7 @@ __device__ __forceinline__ C half_warp_sum(C x) {
 
 // Block: (batch, head, tile of queries). lse [batch, heads, time_q].
 template <class C, int D>
-__global__ void __launch_bounds__(Tiles<C, D>::threads)
+__global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
     attention_kernel(AttentionShape s, HeadRows q, HeadRows k, HeadRows v, HeadRows o, HeadRows lse,
                      std::int64_t tiles) {
   using T = Tiles<C, D>;

@@ -44,7 +44,7 @@ struct AttentionStatistics {
 // Block: (batch, head of the own side, tile of the own side). `keys`: whether that is the keys' side; it has a second
 // gradient, dv.
 template <class C, int D, bool keys>
-__global__ void __launch_bounds__(Tiles<C, D>::threads)
+__global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
     attention_backward_kernel(AttentionShape s, AttentionSide own, AttentionSide other, AttentionStatistics statistics,
                               HeadRows d_first, HeadRows d_second, std::int64_t tiles) {
   using T = Tiles<C, D>;

@@ -13,6 +13,9 @@
 
 namespace binade::cuda {
 
+// Per multiprocessor, for ptxas: all the registers it wants. Left alone it aims at more blocks and spills.
+inline constexpr int attention_blocks = 2;
+
 struct AttentionShape {
   std::int64_t heads, kv_heads, time_q, time_k;
   int d;
