@@ -8,6 +8,7 @@
 #include "binade/core/amp/shadow_execution.h"
 #include "binade/core/autograd/checkpoint.h"
 #include "binade/core/tensor/grad_mode.h"
+#include "binade/core/backend/graphed_step.h"
 #include "binade/core/backend/matmul_precision.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/device.h"

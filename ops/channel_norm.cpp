@@ -49,6 +49,10 @@ struct BatchNorm : Op {  // inputs x, weight, bias
     check_channels(name(), "running_mean", in[0], running_mean);
     check_channels(name(), "running_var", in[0], running_var);
     check(running_mean.defined() == running_var.defined(), name(), ": give both running_mean and running_var or none");
+    for (const Tensor& running : {running_mean, running_var}) {
+      check(!running || running.device() == in[0].device(), name(), ": running statistics must be on x's device: x is on ",
+            in[0].device(), ", they are on ", running ? running.device() : Device{});
+    }
     check(options.training || running_mean, name(), ": evaluation needs running_mean and running_var");
     check(options.eps >= 0, name(), ": eps must not be negative, got ", options.eps);
     check(options.momentum >= 0 && options.momentum <= 1, name(), ": momentum must be in [0, 1], got ",

@@ -80,7 +80,7 @@ struct MaxPool2d : Pool {
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     if (!out.wanted(0)) return;
     const Tensor dx = empty(saved[1].shape(), {.dtype = dy.dtype(), .device = dy.device()});
-    if (dx.numel() > 0) kernel::max_pool2d_backward(dy, saved[0], dx);
+    if (dx.numel() > 0) kernel::max_pool2d_backward(dy, saved[0], dx, kernel_options());
     out.put(0, dx);
   }
   Tensor reference(Inputs in) const override {

@@ -30,7 +30,8 @@ void CachingAllocator::deallocate(std::byte* data) {
   stats_.current[static_cast<std::size_t>(block->tag)] -= block->capacity;
   stats_.current_total -= block->capacity;
   if (caches()) {
-    cached_[block->capacity].push_back(block);
+    if (!cached_.contains(block->pool)) block->pool = shared_pool;  // closed since
+    cached_[block->pool][block->capacity].push_back(block);
   } else {
     discard(block);
   }
@@ -39,6 +40,31 @@ void CachingAllocator::deallocate(std::byte* data) {
 void CachingAllocator::release() {
   const std::lock_guard lock(mutex_);
   release_locked();
+}
+
+int CachingAllocator::open_pool() {
+  const std::lock_guard lock(mutex_);
+  check(current_pool_ == shared_pool, "memory: a pool is open already: one graph is captured at a time");
+  current_pool_ = ++pools_;
+  cached_[current_pool_];
+  return current_pool_;
+}
+
+void CachingAllocator::leave_pool(int pool) {
+  const std::lock_guard lock(mutex_);
+  if (current_pool_ == pool) current_pool_ = shared_pool;
+}
+
+void CachingAllocator::close_pool(int pool) {
+  const std::lock_guard lock(mutex_);
+  const auto closed = cached_.extract(pool);
+  if (closed.empty()) return;
+  for (auto& [capacity, blocks] : closed.mapped()) {
+    for (Block* block : blocks) {
+      block->pool = shared_pool;
+      cached_[shared_pool][capacity].push_back(block);
+    }
+  }
 }
 
 MemoryStats CachingAllocator::stats() {
@@ -53,8 +79,9 @@ void CachingAllocator::reset_peak() {
 }
 
 CachingAllocator::Block* CachingAllocator::take_cached(std::size_t capacity) {
-  const auto found = cached_.find(capacity);
-  if (found == cached_.end() || found->second.empty()) return nullptr;
+  Cache& cache = cached_[current_pool_];
+  const auto found = cache.find(capacity);
+  if (found == cache.end() || found->second.empty()) return nullptr;
   Block* block = found->second.back();
   found->second.pop_back();
   return block;
@@ -62,7 +89,7 @@ CachingAllocator::Block* CachingAllocator::take_cached(std::size_t capacity) {
 
 CachingAllocator::Block* CachingAllocator::new_block(std::size_t capacity, std::size_t requested) {
   Block* block = from_system(capacity);
-  if (!block) {  // return what is cached and try once more
+  if (!block && current_pool_ == shared_pool) {  // return what is cached and try once more
     release_locked();
     block = from_system(capacity);
   }
@@ -70,6 +97,7 @@ CachingAllocator::Block* CachingAllocator::new_block(std::size_t capacity, std::
   stats_.reserved += capacity;
   ++stats_.system_allocations;
   block->capacity = capacity;
+  block->pool = current_pool_;
   return block;
 }
 
@@ -79,7 +107,7 @@ void CachingAllocator::discard(Block* block) {
 }
 
 void CachingAllocator::release_locked() {
-  for (auto& [capacity, blocks] : cached_) {
+  for (auto& [capacity, blocks] : cached_[shared_pool]) {
     for (Block* block : blocks) discard(block);
     blocks.clear();
   }

@@ -20,14 +20,22 @@ class CachingAllocator {
   MemoryStats stats();
   void reset_peak();
 
+  // A pool's blocks are reused within it alone: the work a graph replays writes to them at any time. One is open at a
+  // time; from open to leave, what is allocated comes from it. Closed, its blocks are everyone's.
+  int open_pool();
+  void leave_pool(int pool);
+  void close_pool(int pool);
+
   // Eight classes per power of two: at most 12.5 % is wasted.
   static std::size_t size_class(std::size_t bytes);
 
  protected:
+  static constexpr int shared_pool = 0;
   struct Block {
     std::byte* data;
     std::size_t capacity;
     MemoryTag tag;
+    int pool = shared_pool;
   };
   virtual Block* from_system(std::size_t capacity) = 0;  // null when there is no memory left; sets data
   virtual void to_system(Block* block) = 0;
@@ -43,7 +51,9 @@ class CachingAllocator {
   void account(MemoryTag tag, std::size_t capacity);
 
   std::mutex mutex_;
-  std::unordered_map<std::size_t, std::vector<Block*>> cached_;
+  using Cache = std::unordered_map<std::size_t, std::vector<Block*>>;  // by capacity
+  std::unordered_map<int, Cache> cached_{{shared_pool, {}}};           // by pool
+  int current_pool_ = shared_pool, pools_ = 0;
   MemoryStats stats_;
 };
 

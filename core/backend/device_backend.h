@@ -4,11 +4,12 @@
 #include <cstddef>
 
 #include "binade/core/base/device.h"
+#include "binade/core/base/random.h"
 
 namespace binade {
 
 // Raised with every change of this file or of the kernel slots; plugin and library must agree.
-inline constexpr int device_backend_abi = 1;
+inline constexpr int device_backend_abi = 2;
 
 struct ProbeResult {
   bool usable = false;
@@ -31,6 +32,15 @@ struct DeviceBackend {
   void (*copy)(std::byte* to, Device to_device, const std::byte* from, Device from_device, std::size_t bytes);
   void (*synchronize)(int device);  // waits for everything; throws what kernels found wrong meanwhile
   void (*provide_kernels)();
+
+  // Graphs (core/backend/graphed_step.h). Between begin and end or abandon, work for the device is recorded, not run;
+  // what would make the host wait, or read its memory, throws. Memory may be allocated, not returned.
+  void (*begin_capture)(int device);
+  void* (*end_capture)(int device);  // the graph, ready to run; the capture is over even when it throws
+  void (*abandon_capture)(int device) noexcept;
+  // Draws recorded as {seed, offset} become {advance.seed, offset + advance.offset}.
+  void (*replay)(void* graph, int device, PhiloxState advance);
+  void (*destroy_graph)(void* graph, int device) noexcept;  // waits for what still runs
 };
 
 // The plugin's only symbol, extern "C": its table, or null where it was built for another `abi`.

@@ -152,7 +152,8 @@ struct PoolOptions {
 };
 // index: i64, the position h*w + w' of each maximum within its plane
 inline KernelSlot<void(TensorView x, TensorView y, TensorView index, PoolOptions options)> max_pool2d{"max_pool2d"};
-inline KernelSlot<void(TensorView dy, TensorView index, TensorView dx)> max_pool2d_backward{"max_pool2d_backward"};
+inline KernelSlot<void(TensorView dy, TensorView index, TensorView dx, PoolOptions options)> max_pool2d_backward{
+    "max_pool2d_backward"};
 inline KernelSlot<void(TensorView x, TensorView y, PoolOptions options)> avg_pool2d{"avg_pool2d"};
 inline KernelSlot<void(TensorView dy, TensorView dx, PoolOptions options)> avg_pool2d_backward{"avg_pool2d_backward"};
 

@@ -18,29 +18,50 @@
 namespace binade::cuda {
 
 // ---- one element ---------------------------------------------------------------------------------------------------
-template <class C>
+// What a kernel may meet. Conversions of FP8 are long programs: kernels of operations that never see it leave them out,
+// which halves the time a formula takes to compile.
+enum class Formats { all, arithmetic };
+
+template <class C, Formats formats = Formats::all>
 __device__ __forceinline__ C load(const std::byte* data, DType dtype, std::int64_t i) {
   switch (dtype) {
-    case DType::f64: return static_cast<C>(reinterpret_cast<const double*>(data)[i]);
-    case DType::f32: return static_cast<C>(reinterpret_cast<const float*>(data)[i]);
-    case DType::f16: return static_cast<C>(__half2float(reinterpret_cast<const __half*>(data)[i]));
-    case DType::bf16: return static_cast<C>(__bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[i]));
-    case DType::f8e4m3: return static_cast<C>(static_cast<float>(reinterpret_cast<const Float8E4M3*>(data)[i]));
-    case DType::f8e5m2: return static_cast<C>(static_cast<float>(reinterpret_cast<const Float8E5M2*>(data)[i]));
-    case DType::i64: return static_cast<C>(reinterpret_cast<const std::int64_t*>(data)[i]);
-    case DType::i32: return static_cast<C>(reinterpret_cast<const std::int32_t*>(data)[i]);
+    case DType::f64:
+      return static_cast<C>(reinterpret_cast<const double*>(data)[i]);
+    case DType::f32:
+      return static_cast<C>(reinterpret_cast<const float*>(data)[i]);
+    case DType::f16:
+      return static_cast<C>(__half2float(reinterpret_cast<const __half*>(data)[i]));
+    case DType::bf16:
+      return static_cast<C>(__bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[i]));
+    case DType::f8e4m3:
+      if constexpr (formats == Formats::all)
+        return static_cast<C>(static_cast<float>(reinterpret_cast<const Float8E4M3*>(data)[i]));
+      break;
+    case DType::f8e5m2:
+      if constexpr (formats == Formats::all)
+        return static_cast<C>(static_cast<float>(reinterpret_cast<const Float8E5M2*>(data)[i]));
+      break;
+    case DType::i64:
+      return static_cast<C>(reinterpret_cast<const std::int64_t*>(data)[i]);
+    case DType::i32:
+      return static_cast<C>(reinterpret_cast<const std::int32_t*>(data)[i]);
     case DType::u8:
-    case DType::boolean: return static_cast<C>(reinterpret_cast<const std::uint8_t*>(data)[i]);
+    case DType::boolean:
+      return static_cast<C>(reinterpret_cast<const std::uint8_t*>(data)[i]);
   }
   return C(0);
 }
 
 // Rounded once, to nearest even; a double goes to the narrow formats without a detour through float.
-template <class C>
+template <class C, Formats formats = Formats::all>
 __device__ __forceinline__ void store(std::byte* data, DType dtype, std::int64_t i, C value) {
   switch (dtype) {
-    case DType::f64: reinterpret_cast<double*>(data)[i] = static_cast<double>(value); return;
-    case DType::f32: reinterpret_cast<float*>(data)[i] = static_cast<float>(value); return;
+    case DType::f64:
+      reinterpret_cast<double*>(data)[i] = static_cast<double>(value);
+      return;
+    case DType::f32:
+      reinterpret_cast<float*>(data)[i] = static_cast<float>(value);
+      return;
     case DType::f16:
       if constexpr (std::is_same_v<C, float>) {
         reinterpret_cast<__half*>(data)[i] = __float2half_rn(value);
@@ -55,12 +76,24 @@ __device__ __forceinline__ void store(std::byte* data, DType dtype, std::int64_t
         reinterpret_cast<BFloat16*>(data)[i] = BFloat16(static_cast<double>(value));
       }
       return;
-    case DType::f8e4m3: reinterpret_cast<Float8E4M3*>(data)[i] = convert<Float8E4M3>(value); return;
-    case DType::f8e5m2: reinterpret_cast<Float8E5M2*>(data)[i] = convert<Float8E5M2>(value); return;
-    case DType::i64: reinterpret_cast<std::int64_t*>(data)[i] = static_cast<std::int64_t>(value); return;
-    case DType::i32: reinterpret_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(value); return;
-    case DType::u8: reinterpret_cast<std::uint8_t*>(data)[i] = static_cast<std::uint8_t>(value); return;
-    case DType::boolean: reinterpret_cast<std::uint8_t*>(data)[i] = value != C(0); return;
+    case DType::f8e4m3:
+      if constexpr (formats == Formats::all) reinterpret_cast<Float8E4M3*>(data)[i] = convert<Float8E4M3>(value);
+      return;
+    case DType::f8e5m2:
+      if constexpr (formats == Formats::all) reinterpret_cast<Float8E5M2*>(data)[i] = convert<Float8E5M2>(value);
+      return;
+    case DType::i64:
+      reinterpret_cast<std::int64_t*>(data)[i] = static_cast<std::int64_t>(value);
+      return;
+    case DType::i32:
+      reinterpret_cast<std::int32_t*>(data)[i] = static_cast<std::int32_t>(value);
+      return;
+    case DType::u8:
+      reinterpret_cast<std::uint8_t*>(data)[i] = static_cast<std::uint8_t>(value);
+      return;
+    case DType::boolean:
+      reinterpret_cast<std::uint8_t*>(data)[i] = value != C(0);
+      return;
   }
 }
 
@@ -92,8 +125,8 @@ __device__ __forceinline__ Vector load_vector(const std::byte* data, DType dtype
 #pragma unroll
   for (int j = 0; j < vector_length; ++j) {
     const auto bits = static_cast<unsigned short>(words[j / 2] >> (j % 2 * 16));
-    x.v[j] = dtype == DType::f16 ? __half2float(__ushort_as_half(bits))
-                                 : static_cast<float>(std::bit_cast<BFloat16>(bits));
+    x.v[j] =
+        dtype == DType::f16 ? __half2float(__ushort_as_half(bits)) : static_cast<float>(std::bit_cast<BFloat16>(bits));
   }
   return x;
 }
@@ -112,8 +145,8 @@ __device__ __forceinline__ void store_vector(std::byte* data, DType dtype, std::
   for (int j = 0; j < 4; ++j) {
     const float low = x.v[2 * j], high = x.v[2 * j + 1];
     if (dtype == DType::f16) {
-      words[j] = __half_as_ushort(__float2half_rn(low)) |
-                 static_cast<unsigned>(__half_as_ushort(__float2half_rn(high))) << 16;
+      words[j] = __half_as_ushort(__float2half_rn(low)) | static_cast<unsigned>(__half_as_ushort(__float2half_rn(high)))
+                                                              << 16;
     } else {
       words[j] = __bfloat16_as_ushort(__float2bfloat16_rn(low)) |
                  static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
@@ -126,12 +159,16 @@ __device__ __forceinline__ void store_vector(std::byte* data, DType dtype, std::
 __device__ __forceinline__ std::int64_t bytes_of(DType dtype) {
   switch (dtype) {
     case DType::f64:
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::f16:
-    case DType::bf16: return 2;
-    default: return 1;
+    case DType::bf16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
@@ -140,17 +177,15 @@ struct Span {  // contiguous elements, or absent
   std::byte* data = nullptr;
   DType dtype = DType::f32;
   __host__ __device__ explicit operator bool() const { return data != nullptr; }
-  template <class C>
+  template <class C, Formats formats = Formats::all>
   __device__ __forceinline__ C get(std::int64_t i) const {
-    return load<C>(data, dtype, i);
+    return load<C, formats>(data, dtype, i);
   }
-  template <class C>
+  template <Formats formats = Formats::all, class C>
   __device__ __forceinline__ void set(std::int64_t i, C value) const {
-    store<C>(data, dtype, i, value);
+    store<C, formats>(data, dtype, i, value);
   }
-  __device__ Span from(std::int64_t first) const {
-    return {data ? data + first * bytes_of(dtype) : nullptr, dtype};
-  }
+  __device__ Span from(std::int64_t first) const { return {data ? data + first * bytes_of(dtype) : nullptr, dtype}; }
 };
 inline Span span_of(const TensorView& x) { return {x.data, x.dtype}; }
 
@@ -168,15 +203,15 @@ __host__ __device__ bool can_use_vectors(const Spans<N>& x, std::int64_t row = 0
   return all;
 }
 
-// body(i, in, out) for elements [0, count), shared out over `threads`, of which this is number `thread`: in[In] are the
-// inputs' values (0 where absent), out[Out] what the outputs receive.
+// body(i, in, out) for whole vectors of elements below `count`, shared out over `threads`, of which this is number
+// `thread`: in[In] are the inputs' values (0 where absent), out[Out] what the outputs receive. Returns how many
+// elements that were: 0 without vectors.
 template <class C, int In, int Out, class Body>
-__device__ __forceinline__ void for_elements(const Spans<In>& in, const Spans<Out>& out, std::int64_t count,
-                                             bool vectors, std::int64_t thread, std::int64_t threads,
-                                             const Body& body) {
-  C x[In > 0 ? In : 1] = {}, y[Out > 0 ? Out : 1] = {};
-  std::int64_t done = 0;
+__device__ __forceinline__ std::int64_t for_vectors(const Spans<In>& in, const Spans<Out>& out, std::int64_t count,
+                                                    bool vectors, std::int64_t thread, std::int64_t threads,
+                                                    const Body& body) {
   if constexpr (std::is_same_v<C, float>) {
+    float x[In > 0 ? In : 1] = {}, y[Out > 0 ? Out : 1] = {};
     const std::int64_t whole = vectors ? count / vector_length : 0;
     for (std::int64_t i = thread; i < whole; i += threads) {
       Vector inputs[In > 0 ? In : 1] = {}, outputs[Out > 0 ? Out : 1] = {};
@@ -197,15 +232,26 @@ __device__ __forceinline__ void for_elements(const Spans<In>& in, const Spans<Ou
         if (out.of[s]) store_vector(out.of[s].data, out.of[s].dtype, i, outputs[s]);
       }
     }
-    done = whole * vector_length;
+    return whole * vector_length;
+  } else {
+    return 0;
   }
+}
+
+// body(i, in, out) for elements [0, count), as above.
+template <class C, Formats formats = Formats::all, int In, int Out, class Body>
+__device__ __forceinline__ void for_elements(const Spans<In>& in, const Spans<Out>& out, std::int64_t count,
+                                             bool vectors, std::int64_t thread, std::int64_t threads,
+                                             const Body& body) {
+  C x[In > 0 ? In : 1] = {}, y[Out > 0 ? Out : 1] = {};
+  const std::int64_t done = for_vectors<C>(in, out, count, vectors, thread, threads, body);
   for (std::int64_t i = done + thread; i < count; i += threads) {
 #pragma unroll
-    for (int s = 0; s < In; ++s) x[s] = in.of[s] ? in.of[s].template get<C>(i) : C(0);
+    for (int s = 0; s < In; ++s) x[s] = in.of[s] ? in.of[s].template get<C, formats>(i) : C(0);
     body(i, x, y);
 #pragma unroll
     for (int s = 0; s < Out; ++s) {
-      if (out.of[s]) out.of[s].template set<C>(i, y[s]);
+      if (out.of[s]) out.of[s].template set<formats>(i, y[s]);
     }
   }
 }

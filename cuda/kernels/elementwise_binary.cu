@@ -20,14 +20,14 @@ constexpr bool for_integers = std::is_same_v<ValueType<Formula, std::int64_t>, s
 template <class Formula, class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks) binary_forward_kernel(Operands<2, 1> o) {
   using V = ValueType<Formula, C>;
-  for_operands<C>(o, [](std::int64_t, const C* x, C* y) {
+  for_operands<C, Formats::arithmetic>(o, [](std::int64_t, const C* x, C* y) {
     y[0] = static_cast<C>(Formula::forward(static_cast<V>(x[0]), static_cast<V>(x[1])));
   });
 }
 
 template <class Formula, class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks) binary_backward_kernel(Operands<3, 2> o) {
-  for_operands<C>(o, [](std::int64_t, const C* x, C* dx) { Formula::backward(x[0], x[1], x[2], dx[0], dx[1]); });
+  for_operands<C, Formats::arithmetic>(o, [](std::int64_t, const C* x, C* dx) { Formula::backward(x[0], x[1], x[2], dx[0], dx[1]); });
 }
 
 template <class Formula, class C>
@@ -45,6 +45,7 @@ void run_backward(const TensorView& a, const TensorView& b, const TensorView& dy
 template <class Formula>
 void binary_forward(TensorView a, TensorView b, TensorView y) {
   if (y.numel() == 0) return;
+  check_no_fp8(Formula::name, {a, b, y});
   if (a.dtype == DType::f64 || b.dtype == DType::f64) return run_forward<Formula, double>(a, b, y);
   if (is_floating(a.dtype) || is_floating(b.dtype)) return run_forward<Formula, float>(a, b, y);
   if constexpr (for_integers<Formula>) {
@@ -56,6 +57,7 @@ void binary_forward(TensorView a, TensorView b, TensorView y) {
 template <class Formula>
 void binary_backward(TensorView a, TensorView b, TensorView dy, TensorView da, TensorView db) {
   if (dy.numel() == 0) return;
+  check_no_fp8(Formula::name, {a, b, dy, da, db});
   if (a.dtype == DType::f64 || b.dtype == DType::f64) return run_backward<Formula, double>(a, b, dy, da, db);
   run_backward<Formula, float>(a, b, dy, da, db);
 }

@@ -12,13 +12,13 @@ using kernel::FormulaArgs;
 template <class Formula, class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks)
     unary_forward_kernel(Operands<1, 1> o, FormulaArgs args) {
-  for_operands<C>(o, [&](std::int64_t, const C* x, C* y) { y[0] = Formula::forward(x[0], args); });
+  for_operands<C, Formats::arithmetic>(o, [&](std::int64_t, const C* x, C* y) { y[0] = Formula::forward(x[0], args); });
 }
 
 template <class Formula, class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks)
     unary_backward_kernel(Operands<2, 1> o, FormulaArgs args) {
-  for_operands<C>(o, [&](std::int64_t, const C* x, C* dx) { dx[0] = Formula::backward(x[0], x[1], args); });
+  for_operands<C, Formats::arithmetic>(o, [&](std::int64_t, const C* x, C* dx) { dx[0] = Formula::backward(x[0], x[1], args); });
 }
 
 template <class Formula, class C>
@@ -35,6 +35,7 @@ void run_backward(const TensorView& x, const TensorView& dy, const TensorView& d
 template <class Formula>
 void unary_forward(TensorView x, TensorView y, FormulaArgs args) {
   if (y.numel() == 0) return;
+  check_no_fp8(Formula::name, {x, y});
   if (x.dtype == DType::f64 || y.dtype == DType::f64) return run_forward<Formula, double>(x, y, args);
   if (is_floating(x.dtype)) return run_forward<Formula, float>(x, y, args);
   if constexpr (std::is_same_v<Formula, formulas::Neg> || std::is_same_v<Formula, formulas::Abs>) {
@@ -46,6 +47,7 @@ void unary_forward(TensorView x, TensorView y, FormulaArgs args) {
 template <class Formula>
 void unary_backward(TensorView x, TensorView dy, TensorView dx, FormulaArgs args) {
   if (dx.numel() == 0) return;
+  check_no_fp8(Formula::name, {x, dy, dx});
   if (x.dtype == DType::f64) return run_backward<Formula, double>(x, dy, dx, args);
   run_backward<Formula, float>(x, dy, dx, args);
 }

@@ -49,7 +49,7 @@ struct Layout {
       const Index size = static_cast<Index>(sizes[d]), coordinate = d == 0 ? i : i % size;
 #pragma unroll
       for (int s = 0; s < N; ++s) at[s] += static_cast<std::int64_t>(coordinate) * strides[s][d];
-      i /= size;
+      if (d > 0) i /= size;
     }
   }
 };
@@ -78,7 +78,7 @@ template <int In, int Out>
 struct Operands {
   Spans<In> in;
   Spans<Out> out;
-  bool contiguous = true, vectors = false;
+  bool vectors = false;
   Layout<In + Out> layout;
   std::int64_t threads() const {  // that the loop below keeps busy
     return vectors ? (layout.count + vector_length - 1) / vector_length : layout.count;
@@ -92,31 +92,38 @@ Operands<In, Out> operands(const Shape& shape, const std::array<TensorView, In>&
   std::copy(inputs.begin(), inputs.end(), views.begin());
   std::copy(outputs.begin(), outputs.end(), views.begin() + In);
   o.layout = layout_of(shape, views);
-  for (const TensorView& x : views) o.contiguous = o.contiguous && (!x || x.is_contiguous());
+  bool contiguous = true;
+  for (const TensorView& x : views) contiguous = contiguous && (!x || x.is_contiguous());
   std::transform(inputs.begin(), inputs.end(), o.in.of, span_of);
   std::transform(outputs.begin(), outputs.end(), o.out.of, span_of);
-  o.vectors = o.contiguous && can_use_vectors<C>(o.in) && can_use_vectors<C>(o.out);
+  o.vectors = contiguous && can_use_vectors<C>(o.in) && can_use_vectors<C>(o.out);
   return o;
 }
 
-// body(i, in, out) as in for_elements, over the elements of all operands, shared out over the grid.
-template <class C, int In, int Out, class Body>
+// body(i, in, out) as in for_elements, over the elements of all operands, shared out over the grid. What is not moved
+// with vectors goes through the strides, contiguous or not: one program less per formula.
+template <class C, Formats formats = Formats::all, int In, int Out, class Body>
 __device__ __forceinline__ void for_operands(const Operands<In, Out>& o, const Body& body) {
-  if (o.contiguous) {
-    for_elements<C>(o.in, o.out, o.layout.count, o.vectors, global_thread(), global_threads(), body);
-    return;
-  }
+  const std::int64_t done =
+      for_vectors<C>(o.in, o.out, o.layout.count, o.vectors, global_thread(), global_threads(), body);
   C x[In > 0 ? In : 1] = {}, y[Out > 0 ? Out : 1] = {};
-  for (std::int64_t i = global_thread(); i < o.layout.count; i += global_threads()) {
+  for (std::int64_t i = done + global_thread(); i < o.layout.count; i += global_threads()) {
     std::int64_t at[In + Out];
     o.layout.offsets(i, at);
 #pragma unroll
-    for (int s = 0; s < In; ++s) x[s] = o.in.of[s] ? o.in.of[s].template get<C>(at[s]) : C(0);
+    for (int s = 0; s < In; ++s) x[s] = o.in.of[s] ? o.in.of[s].template get<C, formats>(at[s]) : C(0);
     body(i, x, y);
 #pragma unroll
     for (int s = 0; s < Out; ++s) {
-      if (o.out.of[s]) o.out.of[s].template set<C>(at[In + s], y[s]);
+      if (o.out.of[s]) o.out.of[s].template set<formats>(at[In + s], y[s]);
     }
+  }
+}
+// For launchers of kernels that read and write Formats::arithmetic.
+inline void check_no_fp8(std::string_view what, std::initializer_list<TensorView> views) {
+  for (const TensorView& x : views) {
+    check(!x || !is_floating(x.dtype) || is_arithmetic_float(x.dtype), what, ": not defined for ", x.dtype,
+          "; convert it first");
   }
 }
 

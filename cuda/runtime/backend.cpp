@@ -7,6 +7,7 @@
 
 #include "binade/cuda/runtime/check.h"
 #include "binade/cuda/runtime/context.h"
+#include "binade/cuda/runtime/graph.h"
 #include "binade/cuda/runtime/probe.h"
 
 namespace binade::cuda {
@@ -52,16 +53,7 @@ void describe(int device, char* text, std::size_t size) {
                 static_cast<double>(p.totalGlobalMem) / (1 << 30), p.multiProcessorCount, p.major, p.minor);
 }
 
-std::byte* allocate(std::size_t bytes, int device) {
-  void* block = nullptr;
-  const cudaError_t status = cudaMallocAsync(&block, bytes, stream_of(gpu(device)));
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    return nullptr;
-  }
-  cuda_check(status, "allocate device memory");
-  return static_cast<std::byte*>(block);
-}
+std::byte* allocate(std::size_t bytes, int device) { return allocate_block(bytes, gpu(device)); }
 
 void deallocate(std::byte* block, int device) noexcept {
   try {
@@ -90,6 +82,11 @@ constexpr DeviceBackend backend{
     .copy = copy_bytes,
     .synchronize = synchronize,
     .provide_kernels = provide_kernels,
+    .begin_capture = begin_capture,
+    .end_capture = end_capture,
+    .abandon_capture = abandon_capture,
+    .replay = replay,
+    .destroy_graph = destroy_graph,
 };
 
 }  // namespace

@@ -59,7 +59,9 @@ struct Context {
   std::once_flag created;
   std::mutex mutex;  // of the members below the stream
   cudaStream_t stream = nullptr;
-  cudaEvent_t reached = nullptr;  // orders other devices' streams after this one
+  cudaEvent_t reached = nullptr;              // orders other devices' streams after this one
+  cudaStream_t beside = nullptr;              // for allocations during a capture
+  const PhiloxState* draw_advance = nullptr;  // set during a capture
   IndexFault* fault = nullptr;
   int capability = 0;
   Staging staging;
@@ -71,6 +73,7 @@ void create(Context& c, int index) {
   cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "compute capability");
   c.capability = 10 * major + minor;
   cuda_check(cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking), "create the compute stream");
+  cuda_check(cudaStreamCreateWithFlags(&c.beside, cudaStreamNonBlocking), "create a stream for allocations");
   cuda_check(cudaEventCreateWithFlags(&c.reached, cudaEventDisableTiming), "create an event");
   c.staging.create();
   void* fault = nullptr;
@@ -116,6 +119,11 @@ void report_faults(Context& c) {
   fail({explain(found), " (found on the device, reported at this synchronisation)"});
 }
 
+void refuse_in_capture(const Context& c, const char* what) {
+  check(!c.draw_advance, "GraphedStep: the step ", what, " while it is recorded; do that outside the step");
+}
+constexpr const char* reads_on_host = "reads a value on the host (item(), to_vector(), at(), synchronize())";
+
 // What is pushed to `later` from now on runs after what `earlier` holds now.
 void order(Context& earlier, Device earlier_device, Context& later, Device later_device) {
   cuda_check(cudaSetDevice(earlier_device.index), "select the device");
@@ -140,15 +148,19 @@ void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device f
   if (to_device.type == DeviceType::cpu) {
     Context& c = context(from_device);
     const std::lock_guard lock(c.mutex);
+    refuse_in_capture(c, reads_on_host);
     report_faults(c);
     c.staging.to_host(to, from, bytes, c.stream);
   } else if (from_device.type == DeviceType::cpu) {
     Context& c = context(to_device);
     const std::lock_guard lock(c.mutex);
+    refuse_in_capture(c, "copies from the host");
     c.staging.to_device(to, from, bytes, c.stream);
   } else {
     Context &source = context(from_device), &target = context(to_device);
     const std::scoped_lock lock(source.mutex, target.mutex);
+    refuse_in_capture(source, "copies between devices");
+    refuse_in_capture(target, "copies between devices");
     order(source, from_device, target, to_device);
     cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, target.stream), "copy between devices");
     order(target, to_device, source, from_device);  // before the source's memory is used again
@@ -158,7 +170,25 @@ void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device f
 void wait_for(Device device) {
   Context& c = context(device);
   const std::lock_guard lock(c.mutex);
+  refuse_in_capture(c, reads_on_host);
   report_faults(c);
 }
+
+std::byte* allocate_block(std::size_t bytes, Device device) {
+  const Context& c = context(device);
+  const bool captured = c.draw_advance != nullptr;
+  void* block = nullptr;
+  const cudaError_t status = cudaMallocAsync(&block, bytes, captured ? c.beside : c.stream);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  cuda_check(status, "allocate device memory");
+  if (captured) cuda_check(cudaStreamSynchronize(c.beside), "wait for an allocation");
+  return static_cast<std::byte*>(block);
+}
+
+void set_draw_advance(Device device, const PhiloxState* advance) { context(device).draw_advance = advance; }
+const PhiloxState* draw_advance_of(Device device) { return context(device).draw_advance; }
 
 }  // namespace binade::cuda

@@ -2,7 +2,10 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
+
 #include "binade/core/base/device.h"
+#include "binade/core/base/random.h"
 #include "binade/cuda/runtime/index_fault.h"
 
 namespace binade::cuda {
@@ -18,6 +21,15 @@ IndexFault* index_fault_of(Device device);  // device memory, for kernels that c
 // Ordered on the devices' streams. Returns when the host's side may be changed or read; a copy to the host first
 // throws what index_fault_of() noted.
 void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, std::size_t bytes);
+// While a step is captured on the device (graph.cpp), both throw: the host cannot wait for work that does not run.
 void wait_for(Device device);  // everything on the device; throws what index_fault_of() noted
+
+// For memory from the driver: the compute stream or, while that is captured, a stream beside it, which is waited for.
+std::byte* allocate_block(std::size_t bytes, Device device);  // null when there is none left
+
+// Set while the device's stream is captured: where its kernels find how far the random stream has advanced since.
+void set_draw_advance(Device device, const PhiloxState* advance);
+const PhiloxState* draw_advance_of(Device device);
+void store_draw_advance(PhiloxState* target, PhiloxState value, Device device);  // in stream order; kernels/random.cu
 
 }  // namespace binade::cuda

@@ -84,7 +84,7 @@ void spread(const TensorView& dy, const TensorView& dx, const Add& add) {
   });
 }
 
-void max_pool2d_backward(TensorView dy, TensorView index, TensorView dx) {
+void max_pool2d_backward(TensorView dy, TensorView index, TensorView dx, kernel::PoolOptions /*options*/) {
   with_float_type(dy.dtype, "max_pool2d", [&]<class T> {
     spread<T>(dy, dx, [&](std::int64_t plane, std::int64_t i, std::int64_t j, Compute<T> gradient, Compute<T>* sums) {
       sums[Plane<std::int64_t>(index, plane)(i, j)] += gradient;

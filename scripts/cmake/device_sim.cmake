@@ -89,9 +89,6 @@ if(cuda_kernel_files AND cuda_host_files)
     set_target_properties(binade_cuda_sim_${flavour} PROPERTIES EXCLUDE_FROM_ALL OFF)
   endforeach()
 
-  # Tests whose kernels are still missing; to be emptied.
-  set(missing_kernels "*attention*:*conv*:*pool*:*batch_norm*:*group_norm*:*rotary*:TF32.Convolution*")
-
   # Runs the tests of a program that match `filter` on the simulated device; more arguments are environment variables.
   function(binade_test_on_simulated_device name flavour program filter)
     add_test(NAME device_sim_${name}
@@ -102,16 +99,16 @@ if(cuda_kernel_files AND cuda_host_files)
       "${test_environment};BINADE_CUDA_PLUGIN=$<TARGET_FILE:binade_cuda_sim_${flavour}>;BINADE_TEST_DEVICE=cuda;BINADE_SIM_LEAKS=0;${ARGN}")
   endfunction()
   set(quick BINADE_SIM_PROTECT=0)  # the host's accesses to device memory are not watched: the checked runs do that
-  binade_test_on_simulated_device(ops fast op_suite "Samples*-${missing_kernels}" ${quick})
+  binade_test_on_simulated_device(ops fast op_suite "Samples*" ${quick})
   binade_test_on_simulated_device(cuda fast cuda "*" ${quick})
   foreach(program optim amp lowp)
-    binade_test_on_simulated_device(${program} fast ${program} "*-${missing_kernels}" ${quick})
+    binade_test_on_simulated_device(${program} fast ${program} "*" ${quick})
   endforeach()
   # A GPU without FP8 emulates its products.
   binade_test_on_simulated_device(before_fp8 fast cuda "*.Fp8Products*:*/fp8_current" ${quick} BINADE_SIM_CAPABILITY=80)
   # Every access judged, threads in another order; the host's only where there are few allocations.
   binade_test_on_simulated_device(ops_checked checked op_suite
-    "Samples/OpSuite.*_f32:Samples/OpSuite.*_bf16_strided-${missing_kernels}" ${quick} BINADE_SIM_ORDER=reverse)
+    "Samples/OpSuite.*_f32:Samples/OpSuite.*_bf16_strided" ${quick} BINADE_SIM_ORDER=reverse)
   binade_test_on_simulated_device(kernels_checked checked cuda "*Kernels.*:*CudaTraining.*fp16" ${quick}
     BINADE_SIM_ORDER=shuffled)
   binade_test_on_simulated_device(device_checked checked cuda "CudaDevice.*")

@@ -13,15 +13,17 @@ void samples_channel_norm(SampleMap& out) {
   out.push_back({"batch_norm one channel", batch, {normal({2, 1, 33}), normal({1}), normal({1})}, 66});
   out.push_back({"batch_norm running statistics",
                  [](Inputs in) {
-                   const Tensor mean = zeros({3}), var = ones({3});
+                   const TensorOptions there{.device = in[0].device()};
+                   const Tensor mean = zeros({3}, there), var = ones({3}, there);
                    return batch_norm(in[0], in[1], in[2], mean, var);
                  },
                  {normal({4, 3, 5}), normal({3}), normal({3})},
                  20});
   out.push_back({"batch_norm evaluation",
                  [](Inputs in) {
-                   const Tensor mean = from_vector(std::vector<float>{0.5F, -1, 0}, {3});
-                   const Tensor var = from_vector(std::vector<float>{1, 0.25F, 2}, {3});
+                   const TensorOptions there{.device = in[0].device()};
+                   const Tensor mean = from_vector(std::vector<float>{0.5F, -1, 0}, {3}, there);
+                   const Tensor var = from_vector(std::vector<float>{1, 0.25F, 2}, {3}, there);
                    return batch_norm(in[0], in[1], in[2], mean, var, {.training = false});
                  },
                  {normal({4, 3, 5}), normal({3}), normal({3})},

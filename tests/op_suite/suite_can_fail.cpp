@@ -70,24 +70,30 @@ bool noticed(Fault fault, DType dtype, Layout layout) {
          !check_gradients(sample, dtype, layout).failures.empty();
 }
 
-TEST(SuiteCanFail, RightOperationPasses) {
+class SuiteCanFail : public ::testing::Test {
+  void SetUp() override {
+    if (suite_device() != Device{}) GTEST_SKIP() << "the planted operations compute on the CPU";
+  }
+};
+
+TEST_F(SuiteCanFail, RightOperationPasses) {
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
     for (const Layout layout : {Layout::contiguous, Layout::strided})
       EXPECT_FALSE(noticed(Fault::none, dtype, layout)) << name(dtype);
 }
 
-TEST(SuiteCanFail, WrongResultsAreNoticed) {
+TEST_F(SuiteCanFail, WrongResultsAreNoticed) {
   for (const Fault fault : {Fault::one_value, Fault::shape_rule, Fault::all_zero, Fault::not_finite})
     for (const DType dtype : {DType::f64, DType::f32, DType::f16})
       EXPECT_TRUE(noticed(fault, dtype, Layout::contiguous)) << static_cast<int>(fault) << " " << name(dtype);
 }
 
-TEST(SuiteCanFail, StrideMistakesAreNoticed) {
+TEST_F(SuiteCanFail, StrideMistakesAreNoticed) {
   EXPECT_TRUE(noticed(Fault::ignores_strides, DType::f32, Layout::strided));
   EXPECT_TRUE(noticed(Fault::writes_outside, DType::f32, Layout::strided));
 }
 
-TEST(SuiteCanFail, WrongGradientsAreNoticed) {
+TEST_F(SuiteCanFail, WrongGradientsAreNoticed) {
   for (const Fault fault : {Fault::gradient, Fault::gradient_missing})
     EXPECT_TRUE(noticed(fault, DType::f64, Layout::contiguous)) << static_cast<int>(fault);
 }

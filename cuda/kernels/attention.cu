@@ -1,0 +1,127 @@
+// Attention, forward: a block owns a tile of queries and walks over the keys with an online softmax (Milakov and
+// Gimelshein, 2018; Dao, "FlashAttention-2", 2023), so that time x time scores are never in memory. Products are fused
+// multiply-adds in float (double); what cuDNN does with Tensor Cores is for cuda/libs.
+#include "binade/cuda/kernels/launch.h"
+// launch.h first
+#include "binade/cuda/kernels/attention_tiles.h"
+
+namespace binade::cuda {
+namespace {
+
+template <class C, int D>
+using Tiles = AttentionTiles<C, D, std::is_same_v<C, double> ? 2 : 4, std::is_same_v<C, double> ? 1 : 2>;
+
+template <class C>
+__device__ __forceinline__ C half_warp_max(C x) {
+#pragma unroll
+  for (int distance = 8; distance > 0; distance /= 2) x = Larger()(x, __shfl_xor_sync(whole_warp, x, distance));
+  return x;
+}
+template <class C>
+__device__ __forceinline__ C half_warp_sum(C x) {
+#pragma unroll
+  for (int distance = 8; distance > 0; distance /= 2) x += __shfl_xor_sync(whole_warp, x, distance);
+  return x;
+}
+
+// Block: (batch, head, tile of queries). lse [batch, heads, time_q].
+template <class C, int D>
+__global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
+    attention_kernel(AttentionShape s, HeadRows q, HeadRows k, HeadRows v, HeadRows o, HeadRows lse,
+                     std::int64_t tiles) {
+  using T = Tiles<C, D>;
+  constexpr int rows = T::own / T::thread_rows, columns = T::other / T::thread_columns;
+  constexpr C nothing = -std::numeric_limits<C>::infinity();
+  DYN_SHARED(C, memory);
+  C* const queries = memory;
+  C* const keys = queries + T::own * T::pitch;  // then values
+  C* const probabilities = keys + T::other * T::pitch;
+  const std::int64_t tile = blockIdx.x % tiles, head = blockIdx.x / tiles % s.heads,
+                     batch = blockIdx.x / tiles / s.heads;
+  const std::int64_t kv_head = head / (s.heads / s.kv_heads), first = tile * T::own;
+  const Span k_head = k.of_head(batch, kv_head), v_head = v.of_head(batch, kv_head);
+  const std::int64_t last = first + T::own < s.time_q ? first + T::own : s.time_q;
+  const std::int64_t seen = s.causal && last < s.time_k ? last : s.time_k;  // by the last query of the tile
+  T::load(queries, T::own, q, q.of_head(batch, head), first, s.time_q, s, s.tf32);
+
+  C sums[rows][T::channels] = {}, most[rows], total[rows];
+#pragma unroll
+  for (int i = 0; i < rows; ++i) {
+    most[i] = nothing;
+    total[i] = C(0);
+  }
+  for (std::int64_t key = 0; key < seen; key += T::other) {
+    T::load(keys, T::other, k, k_head, key, s.time_k, s, s.tf32);
+    __syncthreads();
+    const unsigned kept = T::prepare(s, batch, head, first, key, false, probabilities);
+    C scores[rows][columns];
+    T::multiply(queries, keys, s.d, scores);
+#pragma unroll
+    for (int i = 0; i < rows; ++i) {
+      C tile_most = nothing, tile_total = C(0);
+#pragma unroll
+      for (int j = 0; j < columns; ++j) {
+        scores[i][j] = T::score(s, scores[i][j], probabilities, i, j);
+        tile_most = Larger()(tile_most, scores[i][j]);
+      }
+      const C now = Larger()(most[i], half_warp_max(tile_most));
+      const C shift = now == nothing ? C(0) : now;  // -inf - -inf would be NaN
+      const C factor = exp(most[i] - shift);
+#pragma unroll
+      for (int j = 0; j < columns; ++j) {
+        scores[i][j] = exp(scores[i][j] - shift);
+        tile_total += scores[i][j];
+      }
+      total[i] = total[i] * factor + half_warp_sum(tile_total);
+      most[i] = now;
+#pragma unroll
+      for (int c = 0; c < T::channels; ++c) sums[i][c] *= factor;
+#pragma unroll
+      for (int j = 0; j < columns; ++j) scores[i][j] *= T::dropout_factor(s, kept, i, j);
+    }
+    T::share(scores, probabilities, s.tf32);
+    __syncthreads();
+    T::load(keys, T::other, v, v_head, key, s.time_k, s, s.tf32);
+    __syncthreads();
+    T::accumulate(probabilities, keys, s.d, sums);
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int i = 0; i < rows; ++i) {
+    const C factor = total[i] == C(0) ? C(0) : C(1) / total[i];
+#pragma unroll
+    for (int c = 0; c < T::channels; ++c) sums[i][c] *= factor;
+  }
+  __syncthreads();  // without keys nothing was waited for yet
+  T::store(sums, queries, o, o.of_head(batch, head), first, s.time_q, s.d);
+  if (T::column() != 0) return;
+  const Span lse_head = lse.of_head(batch, head);
+#pragma unroll
+  for (int i = 0; i < rows; ++i) {
+    const std::int64_t query = first + T::row() + i;
+    if (query < s.time_q)
+      lse_head.set<Formats::arithmetic>(query * lse.strides[2], total[i] == C(0) ? nothing : most[i] + log(total[i]));
+  }
+}
+
+void attention(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
+               kernel::AttentionOptions options) {
+  if (o.numel() == 0) return;
+  with_attention_tiles(q.dtype, q.size(3), [&]<class C, int D>() {
+    using T = Tiles<C, D>;
+    const std::int64_t tiles = (q.size(2) + T::own - 1) / T::own;
+    const std::size_t shared = sizeof(C) * ((T::own + T::other) * T::pitch + T::own * T::score_pitch);
+    const LaunchConfig config{dim3(static_cast<unsigned>(q.size(0) * q.size(1) * tiles)), dim3(T::threads), shared,
+                              stream_of(q.device)};
+    launch(config, attention_kernel<C, D>, attention_shape(q, k, mask, options), head_rows(q), head_rows(k),
+           head_rows(v), head_rows(o), head_rows(lse), tiles);
+  });
+}
+
+}  // namespace
+
+void provide_attention();
+void provide_attention() { kernel::attention.provide(DeviceType::cuda, attention); }
+
+}  // namespace binade::cuda

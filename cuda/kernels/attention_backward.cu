@@ -1,0 +1,152 @@
+// Attention, backward. Probabilities are formed again from the saved logsumexp. One kernel owns queries and sums dq
+// over the keys, the same one owning keys sums dk and dv over the queries of its heads in order: no atomics, the same
+// bits each time. With P the probabilities and delta = sum_c do o: dS = P (do v^T - delta) scale, dq = dS k, dk = dS^T
+// q, dv = P^T do; dropout multiplies P and do v^T.
+#include "binade/cuda/kernels/launch.h"
+// launch.h first
+#include "binade/core/backend/memory.h"
+#include "binade/cuda/kernels/attention_tiles.h"
+#include "binade/cuda/kernels/operands.h"
+
+namespace binade::cuda {
+namespace {
+
+// Four tiles must fit the shared memory of the smallest GPU, 99 KiB.
+template <class C, int D>
+using Tiles = AttentionTiles<C, D, std::is_same_v<C, double> ? 1 : (D > 128 ? 2 : 4), (D > 128 ? 1 : 2)>;
+
+// delta [batch, heads, time_q] contiguous; one warp per query.
+template <class C>
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    attention_delta_kernel(HeadRows o, HeadRows d_o, C* delta, std::int64_t heads, std::int64_t time, int d,
+                           std::int64_t rows) {
+  const std::int64_t row = global_thread() / 32;
+  if (row >= rows) return;  // whole warps
+  const std::int64_t i = row % time, head = row / time % heads, batch = row / time / heads;
+  const Span o_head = o.of_head(batch, head), do_head = d_o.of_head(batch, head);
+  C sum = 0;
+  for (int c = static_cast<int>(threadIdx.x % 32); c < d; c += 32)
+    sum = fma(o_head.get<C, Formats::arithmetic>(i * o.strides[2] + c),
+              do_head.get<C, Formats::arithmetic>(i * d_o.strides[2] + c), sum);
+  sum = reduce_warp(sum, Plus());
+  if (threadIdx.x % 32 == 0) delta[row] = sum;
+}
+
+// One side of the scores: queries with q and do, or keys with k and v.
+struct AttentionSide {
+  HeadRows first, second;
+};
+struct AttentionStatistics {
+  HeadRows lse;       // [batch, heads, time_q]
+  const void* delta;  // C, the same, contiguous
+};
+
+// Block: (batch, head of the own side, tile of the own side). `keys`: whether that is the keys' side; it has a second
+// gradient, dv.
+template <class C, int D, bool keys>
+__global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
+    attention_backward_kernel(AttentionShape s, AttentionSide own, AttentionSide other, AttentionStatistics statistics,
+                              HeadRows d_first, HeadRows d_second, std::int64_t tiles) {
+  using T = Tiles<C, D>;
+  constexpr int rows = T::own / T::thread_rows, columns = T::other / T::thread_columns;
+  DYN_SHARED(C, memory);
+  C* const own_first = memory;
+  C* const own_second = own_first + T::own * T::pitch;
+  C* const other_first = own_second + T::own * T::pitch;
+  C* const other_second = other_first + T::other * T::pitch;
+  C* const shared_gradients = other_second + T::other * T::pitch;
+  C* const shared_probabilities = shared_gradients + T::own * T::score_pitch;  // keys only
+
+  const std::int64_t own_heads = keys ? s.kv_heads : s.heads, group = s.heads / s.kv_heads;
+  const std::int64_t own_time = keys ? s.time_k : s.time_q, other_time = keys ? s.time_q : s.time_k;
+  const std::int64_t start = blockIdx.x % tiles * T::own, own_head = blockIdx.x / tiles % own_heads;
+  const std::int64_t batch = blockIdx.x / tiles / own_heads;
+  const std::int64_t stop = start + T::own < own_time ? start + T::own : own_time;
+  T::load(own_first, T::own, own.first, own.first.of_head(batch, own_head), start, own_time, s, s.tf32);
+  T::load(own_second, T::own, own.second, own.second.of_head(batch, own_head), start, own_time, s, s.tf32);
+
+  // With a causal mask, keys from `start` are seen by queries from there on.
+  const std::int64_t begin = keys && s.causal ? start / T::other * T::other : 0;
+  const std::int64_t end = !keys && s.causal && stop < other_time ? stop : other_time;
+  C first_sums[rows][T::channels] = {}, second_sums[rows][T::channels] = {};
+  for (std::int64_t g = 0; g < (keys ? group : 1); ++g) {
+    const std::int64_t head = keys ? own_head * group + g : own_head, other_head = keys ? head : own_head / group;
+    const C* delta = static_cast<const C*>(statistics.delta) + (batch * s.heads + head) * s.time_q;
+    const C* lse_rows = reinterpret_cast<const C*>(statistics.lse.of_head(batch, head).data);
+    for (std::int64_t at = begin; at < end; at += T::other) {
+      T::load(other_first, T::other, other.first, other.first.of_head(batch, other_head), at, other_time, s, s.tf32);
+      T::load(other_second, T::other, other.second, other.second.of_head(batch, other_head), at, other_time, s, s.tf32);
+      __syncthreads();
+      const unsigned kept = T::prepare(s, batch, head, start, at, keys, shared_gradients);
+      C probabilities[rows][columns], gradients[rows][columns];
+      T::multiply(own_first, other_first, s.d, probabilities);
+      T::multiply(own_second, other_second, s.d, gradients);
+#pragma unroll
+      for (int i = 0; i < rows; ++i)
+#pragma unroll
+        for (int j = 0; j < columns; ++j) {
+          const std::int64_t a = start + T::row() + i, b = at + T::column() + T::thread_columns * j;
+          const std::int64_t query = keys ? b : a, key = keys ? a : b;
+          const C score = T::score(s, probabilities[i][j], shared_gradients, i, j);
+          C p = 0, d_score = 0;
+          if (query < s.time_q && key < s.time_k) {
+            const C lse = lse_rows[query * statistics.lse.strides[2]];
+            const C factor = T::dropout_factor(s, kept, i, j);
+            p = lse == -std::numeric_limits<C>::infinity() ? C(0) : exp(score - lse);
+            d_score = p * (gradients[i][j] * factor - delta[query]) * static_cast<C>(s.scale);
+            p *= factor;
+          }
+          probabilities[i][j] = p;
+          gradients[i][j] = d_score;
+        }
+      T::share(gradients, shared_gradients, s.tf32);
+      if (keys) T::share(probabilities, shared_probabilities, s.tf32);
+      __syncwarp();
+      T::accumulate(shared_gradients, other_first, s.d, first_sums);
+      if (keys) T::accumulate(shared_probabilities, other_second, s.d, second_sums);
+      __syncthreads();
+    }
+  }
+  __syncthreads();  // where the other side is empty nothing was waited for yet
+  if (d_first.data) T::store(first_sums, own_first, d_first, d_first.of_head(batch, own_head), start, own_time, s.d);
+  if (keys && d_second.data)
+    T::store(second_sums, own_second, d_second, d_second.of_head(batch, own_head), start, own_time, s.d);
+}
+
+template <class C, int D, bool keys>
+void run(const AttentionShape& s, const AttentionSide& own, const AttentionSide& other,
+         const AttentionStatistics& statistics, const TensorView& d_first, const TensorView& d_second,
+         const TensorView& like) {
+  using T = Tiles<C, D>;
+  if ((!d_first && !d_second) || like.numel() == 0) return;
+  const std::int64_t tiles = (like.size(2) + T::own - 1) / T::own;
+  const std::size_t shared =
+      sizeof(C) * (2 * (T::own + T::other) * T::pitch + (keys ? 2 : 1) * T::own * T::score_pitch);
+  const LaunchConfig config{dim3(static_cast<unsigned>(like.size(0) * like.size(1) * tiles)), dim3(T::threads), shared,
+                            stream_of(like.device)};
+  launch(config, attention_backward_kernel<C, D, keys>, s, own, other, statistics, head_rows(d_first),
+         head_rows(d_second), tiles);
+}
+
+void attention_backward(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
+                        TensorView d_o, TensorView dq, TensorView dk, TensorView dv, kernel::AttentionOptions options) {
+  if (o.numel() == 0) return;
+  with_attention_tiles(q.dtype, q.size(3), [&]<class C, int D>() {
+    const AttentionShape s = attention_shape(q, k, mask, options);
+    const std::int64_t rows = q.size(0) * s.heads * s.time_q;
+    const Scratch delta(static_cast<std::size_t>(rows) * sizeof(C), q.device);
+    launch(one_thread_each(rows * 32, q.device), attention_delta_kernel<C>, head_rows(o), head_rows(d_o), delta.as<C>(),
+           s.heads, s.time_q, s.d, rows);
+    const AttentionSide queries{head_rows(q), head_rows(d_o)}, keys{head_rows(k), head_rows(v)};
+    const AttentionStatistics statistics{head_rows(lse), delta.as<void>()};
+    run<C, D, false>(s, queries, keys, statistics, dq, {}, q);
+    run<C, D, true>(s, keys, queries, statistics, dk, dv, k);
+  });
+}
+
+}  // namespace
+
+void provide_attention_backward();
+void provide_attention_backward() { kernel::attention_backward.provide(DeviceType::cuda, attention_backward); }
+
+}  // namespace binade::cuda

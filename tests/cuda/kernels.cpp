@@ -1,0 +1,191 @@
+// Attention, convolution, pooling and batch norm on a CUDA device where the operation suite's samples do not reach:
+// wide heads, vectors, dropout, TF32, sums in pieces. What is compared with is the CPU, in f64 where tolerances are
+// needed.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "binade/core/backend/kernels.h"
+#include "binade/core/base/random.h"
+#include "binade/tests/core/expect_error.h"
+#include "binade/tests/cuda/compare.h"
+
+namespace binade::test {
+
+namespace {
+
+class CudaKernels : public CudaDevice {};
+using Function = std::function<Tensor(const Tensors&)>;
+
+// The result and the gradients of the floating inputs, with dy 1, 2, .. 5, 1, .. quarters.
+Tensors outcome(const Function& function, const Tensors& inputs, Device device, DType dtype) {
+  Tensors moved;
+  for (const Tensor& x : inputs) {
+    const bool floating = x && is_floating(x.dtype());
+    moved.push_back(x ? x.detach().to(floating ? dtype : x.dtype()).to(device) : x);
+    if (floating) moved.back().requires_grad_();
+  }
+  manual_seed(5);
+  const Tensor y = function(moved);
+  std::vector<float> dy;
+  for (std::int64_t i = 0; i < y.numel(); ++i) dy.push_back(static_cast<float>(1 + i % 5) / 4);
+  y.backward(from_vector(dy, y.shape()).to(dtype).to(device));
+  Tensors all{y.detach()};
+  for (const Tensor& x : moved)
+    if (x && x.requires_grad()) all.push_back(x.grad());
+  return all;
+}
+
+// Within 4 eps sqrt(terms) of f64 on the CPU with the same inputs, of the largest magnitude; and the same bits twice.
+void expect_close(const Function& function, Tensors inputs, DType dtype, double terms, const std::string& what,
+                  Device gpu) {
+  for (Tensor& x : inputs)
+    if (x && is_floating(x.dtype())) x = x.to(dtype).to(DType::f32);  // both start from the rounded values
+  const Tensors got = outcome(function, inputs, gpu, dtype), again = outcome(function, inputs, gpu, dtype);
+  const Tensors exact = outcome(function, inputs, Device{}, DType::f64);
+  ASSERT_EQ(got.size(), exact.size());
+  for (std::size_t k = 0; k < got.size(); ++k) {
+    expect_same_bits(got[k], again[k], what + ", twice");
+    const std::vector<double> a = got[k].to_vector<double>(), b = exact[k].to_vector<double>();
+    double largest = 1, furthest = 0;
+    for (std::size_t i = 0; i < b.size(); ++i) {
+      largest = std::max(largest, std::abs(b[i]));
+      furthest = std::max(furthest, std::isnan(a[i]) ? 1e30 : std::abs(a[i] - b[i]));
+    }
+    EXPECT_LE(furthest, 4 * epsilon(dtype) * std::sqrt(terms) * largest) << what << ", tensor " << k;
+  }
+}
+
+TEST_F(CudaKernels, AttentionOfEveryWidth) {
+  for (const std::int64_t d : {1, 8, 64, 72, 128, 136, 256}) {
+    manual_seed(1);
+    const Tensors inputs{randn({1, 4, 37, d}), randn({1, 2, 41, d}), randn({1, 2, 41, d})};
+    const Function function = [](const Tensors& in) {
+      return scaled_dot_product_attention(in[0], in[1], in[2], {}, {.is_causal = true});
+    };
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
+      expect_close(function, inputs, dtype, std::max<double>(2 * 41, static_cast<double>(d)),
+                   "d " + std::to_string(d) + " " + to_text(dtype), gpu);
+  }
+  const Tensor wide = zeros({1, 1, 2, 257}, {.device = gpu});
+  expect_error([&] { scaled_dot_product_attention(wide, wide, wide); },
+               "attention: at most 256 channels per head on CUDA, got 257");
+}
+
+TEST_F(CudaKernels, AttentionDropsWhatTheCpuDrops) {
+  manual_seed(2);
+  const Tensors inputs{randn({2, 4, 35, 16}), randn({2, 2, 39, 16}), randn({2, 2, 39, 16})};
+  const Function function = [](const Tensors& in) {
+    return scaled_dot_product_attention(in[0], in[1], in[2], {}, {.dropout = 0.3});
+  };
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16})
+    expect_close(function, inputs, dtype, 2 * 39, "dropout " + to_text(dtype), gpu);
+}
+
+TEST_F(CudaKernels, AttentionMasksOfSeveralTiles) {
+  manual_seed(3);
+  Tensor added = randn({1, 4, 70, 1});
+  std::vector<std::uint8_t> seen;
+  for (int i = 0; i < 67; ++i) seen.push_back(i % 3 != 1 && i != 40);
+  const Tensor allowed = from_vector(seen, {67}).to(DType::boolean);
+  const Tensors inputs{randn({2, 4, 70, 8}), randn({2, 4, 67, 8}), randn({2, 4, 67, 8})};
+  for (const Tensor& mask : {added, allowed}) {
+    const Function function = [&](const Tensors& in) {
+      return scaled_dot_product_attention(in[0], in[1], in[2], mask.to(in[0].device()));
+    };
+    expect_close(function, inputs, DType::f32, 70, "mask " + to_text(mask.dtype()), gpu);
+  }
+}
+
+TEST_F(CudaKernels, ProductsRoundTheirOperandsToTf32) {
+  manual_seed(4);
+  const Tensor q = randn({1, 2, 33, 16}), x = randn({2, 3, 9, 9}), weight = randn({4, 3, 3, 3});
+  const Tensors attention_inputs{q, randn({1, 2, 40, 16}), randn({1, 2, 40, 16})}, conv_inputs{x, weight};
+  const Function attention = [](const Tensors& in) { return scaled_dot_product_attention(in[0], in[1], in[2]); };
+  const Function convolution = [](const Tensors& in) { return conv2d(in[0], in[1], {}, {.padding = {1, 1}}); };
+  for (const bool of_attention : {true, false}) {
+    const Function& function = of_attention ? attention : convolution;
+    const Tensors& inputs = of_attention ? attention_inputs : conv_inputs;
+    const Tensors exact = outcome(function, inputs, gpu, DType::f32);
+    set_float32_matmul_precision(MatmulPrecision::high);
+    const Tensors there = outcome(function, inputs, gpu, DType::f32);
+    const Tensors here = outcome(function, inputs, Device{}, DType::f32);
+    set_float32_matmul_precision(MatmulPrecision::highest);
+    for (std::size_t k = 0; k < there.size(); ++k) {
+      const std::vector<double> a = there[k].to_vector<double>(), b = here[k].to_vector<double>(),
+                                c = exact[k].to_vector<double>();
+      double apart = 0, effect = 0, largest = 1;
+      for (std::size_t i = 0; i < a.size(); ++i) {
+        apart = std::max(apart, std::abs(a[i] - b[i]));
+        effect = std::max(effect, std::abs(c[i] - b[i]));
+        largest = std::max(largest, std::abs(b[i]));
+      }
+      // Probabilities are rounded against another maximum than on the CPU, so some fall to the other neighbour: at most
+      // half of what rounding changes at all. Convolution has no such step.
+      EXPECT_LE(apart, of_attention ? 0.5 * effect : 4 * epsilon(DType::f32) * 27 * largest) << "tensor " << k;
+      EXPECT_GT(effect, 0x1p-14 * largest) << "tensor " << k;
+    }
+  }
+}
+
+TEST_F(CudaKernels, WeightGradientsAreSummedInPieces) {
+  manual_seed(6);
+  const Tensors inputs{randn({3, 4, 30, 31}), randn({6, 2, 3, 3}), randn({6})};  // 2790 positions: ten pieces
+  const Function function = [](const Tensors& in) {
+    return conv2d(in[0], in[1], in[2], {.padding = {1, 1}, .groups = 2});
+  };
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16})
+    expect_close(function, inputs, dtype, 3 * 30 * 31, "conv2d " + to_text(dtype), gpu);
+}
+
+TEST_F(CudaKernels, ConvolutionsLargerThanATile) {
+  manual_seed(7);
+  const Tensors inputs{randn({2, 70, 9, 9}), randn({67, 70, 2, 3})};
+  const Function function = [](const Tensors& in) {
+    return conv2d(in[0], in[1], {}, {.stride = {2, 1}, .padding = {1, 2}, .dilation = {1, 2}});
+  };
+  expect_close(function, inputs, DType::f32, 70 * 6, "conv2d", gpu);
+}
+
+TEST_F(CudaKernels, PoolingHasTheCpusBits) {
+  manual_seed(8);
+  Tensor x = randn({2, 3, 13, 17});
+  x.set(20, std::numeric_limits<double>::quiet_NaN());
+  x.set(300, std::numeric_limits<double>::infinity());
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
+    for (const Pool2dOptions& options :
+         {Pool2dOptions{.kernel = {3, 2}}, Pool2dOptions{.kernel = {3, 5}, .stride = {1, 2}, .padding = {1, 2}},
+          Pool2dOptions{.kernel = {2, 2}, .stride = {3, 4}},
+          Pool2dOptions{.kernel = {4, 3}, .stride = {2, 1}, .padding = {2, 1}, .count_include_pad = false}}) {
+      const Function largest = [&](const Tensors& in) { return max_pool2d(in[0], options); };
+      const Function mean = [&](const Tensors& in) { return avg_pool2d(in[0], options); };
+      for (const Function& function : {largest, mean}) {
+        const Tensors there = outcome(function, {x}, gpu, dtype), here = outcome(function, {x}, Device{}, dtype);
+        for (std::size_t k = 0; k < here.size(); ++k) expect_same_bits(cpu(there[k]), here[k], to_text(dtype));
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, BatchNormOfWholeVectors) {
+  manual_seed(9);
+  const Tensors inputs{randn({4, 5, 6, 16}), randn({5}), randn({5})};
+  for (const bool training : {true, false}) {
+    const Function batch = [&](const Tensors& in) {
+      const TensorOptions there{.dtype = in[0].dtype() == DType::f64 ? DType::f64 : DType::f32,
+                                .device = in[0].device()};
+      return batch_norm(in[0], in[1], in[2], full({5}, 0.25, there), full({5}, 2, there), {.training = training});
+    };
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
+      expect_close(batch, inputs, dtype, 4 * 6 * 16, "batch_norm " + to_text(dtype), gpu);
+  }
+  expect_error([&] { batch_norm(inputs[0].to(gpu), {}, {}, zeros({5}), ones({5})); },
+               "batch_norm: running statistics must be on x's device: x is on cuda:0, they are on cpu");
+}
+
+}  // namespace
+
+}  // namespace binade::test
