@@ -40,6 +40,10 @@ foreach(folder IN LISTS folders)
   add_executable(test_${folder} ${files})
   binade_test_code(test_${folder})
   target_link_libraries(test_${folder} PRIVATE GTest::gtest GTest::gtest_main OpenMP::OpenMP_CXX)
+  if(folder STREQUAL "distributed")
+    include(scripts/cmake/distributed_tests.cmake)
+    continue()
+  endif()
   add_test(NAME ${folder}
     COMMAND test_${folder} --gtest_output=json:${PROJECT_BINARY_DIR}/results/${folder}.json
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
