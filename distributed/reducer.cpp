@@ -186,6 +186,7 @@ void Reducer::finish_pass() {
     for (const auto& [name, buffer] : buffers_) group().broadcast(buffer).wait();
   }
   if (!rebuilt_) rebuild_in_order_of_use();
+  if (on_reduced_) on_reduced_();
 }
 
 void Reducer::finish_buckets() {

@@ -1,6 +1,7 @@
 // Reducer: gradients in buckets, communicated while backward still runs. What DataParallel and ShardedOptimizer share.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -59,6 +60,7 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   const std::vector<Parameter>& parameters() const { return parameters_; }
   // From now on a rank gets only its part of each bucket's gradients. The buckets keep their layout.
   void shard();
+  void on_reduced(std::function<void()> function) { on_reduced_ = std::move(function); }  // after each step's reduction
   Tensor part(const Tensor& flat) const;  // this rank's part of a bucket's memory
 
  private:
@@ -82,6 +84,7 @@ class Reducer : public std::enable_shared_from_this<Reducer> {
   std::size_t launched_ = 0;        // buckets, in order: all ranks must agree on it
   std::uint64_t pass_ = 0;
   std::int64_t micro_batch_ = 0;  // passes done of this step
+  std::function<void()> on_reduced_;
   bool synchronizing_ = true, sharded_ = false, rebuilt_ = false;
 };
 
