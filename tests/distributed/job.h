@@ -17,11 +17,9 @@ struct Job {
   std::string output() const { return finished.out + finished.err; }
 };
 
-inline Job run_job(int ranks, const std::string& program, const Arguments& arguments, Environment environment = {},
-                   const Arguments& flags = {}, double limit_s = 60) {
-  Arguments all{"-n", std::to_string(ranks)};
-  all.insert(all.end(), flags.begin(), flags.end());
-  all.push_back(program);
+inline Job run_job(int ranks, const std::string& program, const Arguments& arguments, const Environment& environment = {},
+                   double limit_s = 60) {
+  Arguments all{"-n", std::to_string(ranks), program};
   all.insert(all.end(), arguments.begin(), arguments.end());
   const auto start = std::chrono::steady_clock::now();
   const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
@@ -34,8 +32,15 @@ inline Job run_job(int ranks, const std::string& program, const Arguments& argum
 }
 
 // This program in the role of scenarios.cpp.
-inline Job play(int ranks, const std::string& scenario, const Arguments& flags = {}) {
-  return run_job(ranks, std::string(BINADE_BINARY_DIR) + "/tests/test_distributed", {}, {{"BINADE_SCENARIO", scenario}}, flags);
+inline Job play(int ranks, const std::string& scenario) {
+  return run_job(ranks, std::string(BINADE_BINARY_DIR) + "/tests/test_distributed", {}, {{"BINADE_SCENARIO", scenario}});
+}
+// The same with a launcher that learns of a failure only seconds later, as when a machine or its network fails: until
+// then the other ranks are on their own. A launcher that notices ends them at once, before they can be heard.
+inline Job play_unnoticed(int ranks, const std::string& scenario) {
+  return run_job(ranks, "/bin/sh", {"-c", "\"$0\"; code=$?; [ $code = 0 ] || sleep 5; exit $code",
+                                    std::string(BINADE_BINARY_DIR) + "/tests/test_distributed"},
+                 {{"BINADE_SCENARIO", scenario}});
 }
 
 class LaunchedTest : public testing::Test {

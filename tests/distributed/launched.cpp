@@ -10,13 +10,6 @@ namespace {
 using namespace binade;
 using namespace binade::test;
 
-// Hydra's option to leave the other ranks alone when one dies, so that they can be heard.
-Arguments leave_others_alone() {
-  return mpiexec.find("mpich") != std::string::npos || run_job(1, "/bin/true", {}, {}, {"-disable-auto-cleanup"}).finished.exit_code == 0
-             ? Arguments{"-disable-auto-cleanup"}
-             : Arguments{};
-}
-
 class LaunchedFailure : public LaunchedTest {
  protected:
   // 2 s timeout in the scenarios; starting and cleaning up take their time on a busy machine.
@@ -48,42 +41,37 @@ TEST_F(LaunchedFailure, StoppedRank) {
 
 TEST_F(LaunchedFailure, KilledRank) {
   expect_ended(play(3, "killed"));  // the launcher ends the others
-  const Arguments alone = leave_others_alone();
-  if (alone.empty()) GTEST_SKIP() << "this MPI's launcher always ends the others itself";
-  const Job job = play(3, "killed", alone);
+  const Job job = play_unnoticed(3, "killed");
   expect_ended(job);
-  expect_says(job, "all_reduce #4 (sum of f32 [1000]): ");
-  expect_says(job, "rank 1");
+  expect_says(job, "all_reduce #4 (sum of f32 [1000]): rank 0 waited for 2 s: not arrived: rank 1");
 }
 
 TEST_F(LaunchedFailure, ThrowingRank) {
   const Job job = play(3, "throws");
   expect_ended(job);
   expect_says(job, "error: the data are damaged");
-  const Arguments alone = leave_others_alone();
-  if (alone.empty()) return;
-  const Job heard = play(3, "throws", alone);
+  const Job heard = play_unnoticed(3, "throws");
   expect_ended(heard);
   expect_says(heard, "error: all_reduce #4 (sum of f32 [1000]): rank 1 has ended: it was ended by an exception");
 }
 
 TEST_F(LaunchedFailure, RankThatLeavesEarly) {
-  const Job job = play(3, "leaves", leave_others_alone());
+  const Job job = play_unnoticed(3, "leaves");
   expect_ended(job);
   expect_says(job, "all_reduce #4 (sum of f32 [1000]): rank 1 has left: its last collective was #3");
 }
 
 TEST_F(LaunchedFailure, LateRank) {
-  const Job job = play(2, "late", leave_others_alone());
+  const Job job = play_unnoticed(2, "late");
   expect_ended(job);
   expect_says(job, "all_reduce #4 (sum of f32 [1000]): rank 0 waited for 2 s: not arrived: rank 1");
 }
 
 TEST_F(LaunchedFailure, DifferentCollectives) {
-  const Job job = play(2, "other collective", leave_others_alone());
+  const Job job = play_unnoticed(2, "other collective");
   expect_ended(job);
   expect_says(job, "the ranks call different collectives");
-  const Job size = play(2, "other size", leave_others_alone());
+  const Job size = play_unnoticed(2, "other size");
   expect_ended(size);
   expect_says(size, "all_reduce #4 (sum of f32 [");
   expect_says(size, "the ranks call different collectives");
@@ -97,7 +85,7 @@ TEST_F(LaunchedFailure, StoppedInBackward) {
 }
 
 TEST_F(LaunchedFailure, ThrowsInBackward) {
-  const Job job = play(2, "throws in backward", leave_others_alone());
+  const Job job = play_unnoticed(2, "throws in backward");
   expect_ended(job);
   expect_says(job, "error: backward broke");
 }

@@ -56,7 +56,6 @@ void train_until(const std::string& scenario) {
 }  // namespace
 
 int run_scenario(const std::string& name) {
-  std::signal(SIGUSR1, SIG_IGN);  // by which MPICH's launcher ends ranks that it was asked to leave alone
   try {
     if (name.ends_with("in backward")) train_until(name);
     else exchange_until(name);
