@@ -103,7 +103,7 @@ TEST_F(LaunchedExamples, PrecisionCompare) {
   for (const int ranks : {1, 2}) {
     const std::string path = folder / std::to_string(ranks);
     const Job job = run_job(ranks, example_program("precision_compare"),
-                            {"--model", "gpt", "--batch", "4", "--steps", "3", "--modes", "fp32,bf16-sr,fp16", "--no-observe", "--json", path},
+                            {"--model", "gpt", "--batch", "4", "--steps", "2", "--modes", "fp32,bf16-sr", "--no-observe", "--json", path},
                             {{"BINADE_DATA", folder.path()}}, 120);
     ASSERT_EQ(job.finished.exit_code, 0) << job.output();
     const std::string table = "mode    train loss";
@@ -112,7 +112,7 @@ TEST_F(LaunchedExamples, PrecisionCompare) {
     EXPECT_EQ(job.finished.out.find(table, at + 1), std::string::npos) << job.output();
     results.push_back(json::parse(read_file(path)));
   }
-  for (std::size_t mode : {0U, 2U}) {  // rounding apart, the same losses; stochastic rounding has another draw
+  for (const std::size_t mode : {0U, 1U}) {  // the first step, before stochastic rounding has drawn anything
     const auto loss = [&](std::size_t run) { return results[run].at("modes")[mode].at("runs")[0].at("train_loss")[0].get<double>(); };
     EXPECT_NEAR(loss(0), loss(1), 1e-3 * loss(0));
   }
