@@ -21,6 +21,8 @@
 #include "binade/core/optim/optimizers.h"
 #include "binade/core/optim/schedule.h"
 #include "binade/core/tensor/tensor.h"
+#include "binade/distributed/data_parallel.h"
+#include "binade/distributed/launch.h"
 #include "binade/ops/fp8_linear.h"
 #include "binade/ops/compare/report.h"
 #include "binade/ops/nn/nn.h"

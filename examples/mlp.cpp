@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "common/models.h"
+#include "common/parallel.h"
 #include "common/training.h"
 
 using namespace binade;
@@ -31,6 +32,7 @@ std::int64_t class_count(const data::TrainTest& sets) {  // labels count from 0
 void train(const Options& o) {
   validate(o);
   const PrecisionMode mode = o.mode();
+  const auto group = join_group(o);
   const Device device = choose_device(o.device);
   manual_seed(o.seed);
 
@@ -43,10 +45,11 @@ void train(const Options& o) {
              model.parameter_count(), mode.name);
 
   optim::AdamW optimizer(model.parameters(), {.lr = o.lr, .weight_decay = 0.01});
-  amp::GradScaler scaler({.enabled = mode.loss_scaling});
+  amp::GradScaler scaler({.enabled = mode.loss_scaling, .agree = dist::agree_on_overflow(group)});
   const auto schedule = optim::cosine({.lr = o.lr, .warmup = o.steps / 20, .steps = o.steps});
-  Batches batches(train_set,
-                  {.batch_size = o.batch, .shuffle = true, .drop_last = true, .seed = o.seed, .device = device});
+  Batches batches(train_set, sharded({.batch_size = o.batch, .shuffle = true, .drop_last = true, .seed = o.seed, .device = device},
+                                     *group, o));
+  const Parallel parallel(model, group, o);
 
   const Training training{model, optimizer, scaler, batches};
   const std::int64_t first = training.start(o);
@@ -57,13 +60,10 @@ void train(const Options& o) {
   for (std::int64_t step = first; step < o.steps; ++step) {
     const double lr = schedule.lr_at(step);
     schedule.set_lr(optimizer, step);
-    const auto& [images, labels] = batches.next();
-    Tensor loss;
-    {
+    const double loss = parallel.forward_backward(step, batches.next(), scaler, [&](const data::Batch& batch) {
       amp::Autocast autocast(mode.autocast);
-      loss = cross_entropy(model(images), labels);
-    }
-    scaler.scale(loss).backward();
+      return cross_entropy(model(batch.inputs), batch.targets);
+    });
     scaler.unscale_(optimizer);
     const Tensor grad_norm = optim::clip_grad_norm_(model.parameters(), 1.0);
     scaler.step(optimizer);
@@ -71,10 +71,10 @@ void train(const Options& o) {
     optimizer.zero_grad();
 
     const double rate = static_cast<double>((step + 1 - first) * o.batch) / seconds_since(start);
-    const StepReport report{step, loss.item<double>(), lr, grad_norm.item<double>(), rate, "images_per_s"};
+    const StepReport report{step, loss, lr, grad_norm.item<double>(), rate, "images_per_s"};
     progress.update(report.progress(scaler));
     std::optional<Accuracy> test;
-    if (step + 1 == o.steps) {
+    if (parallel.first() && step + 1 == o.steps) {
       amp::Autocast autocast(mode.autocast);
       test = evaluate(model, test_set, device);
     }

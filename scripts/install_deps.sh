@@ -7,6 +7,8 @@ packages="build-essential cmake ninja-build ccache pkg-config
   libdnnl-dev ocl-icd-opencl-dev libhwy-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev zlib1g-dev
   libgtest-dev libbenchmark-dev python3 python3-venv
   dataset-fashion-mnist bible-kjv libjs-chart.js"
+# For several processes, one MPI: the one that is here, or MPICH.
+command -v mpicxx >/dev/null 2>&1 && command -v mpirun >/dev/null 2>&1 || packages="$packages libmpich-dev mpich"
 
 if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>&1; then
   echo "install_deps: this is not Debian or Ubuntu; install the equivalents of:" $packages >&2

@@ -125,6 +125,7 @@ void GradScaler::unscale_(optim::Optimizer& optimizer) {
     state.found_inf = zeros({1}, {.device = gradients.front().device()});
     if (!items.empty()) kernel::unscale(std::span<const kernel::GradItem>(items), scale_, state.found_inf);
     for (const Tensor& grad : gradients) bump_version(grad);
+    if (options_.agree) options_.agree(state.found_inf);
   }
   state.stage = Stage::unscaled;
 }

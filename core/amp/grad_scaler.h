@@ -46,6 +46,9 @@ struct GradScalerOptions {
   // Without it a scale that does not help halves for ever. 0: off.
   std::int64_t max_consecutive_skips = 20;
   std::function<void(const CollapseReport&)> on_collapse = {};
+  // Called by unscale_ with the flag it found, f32 [1], 1 for an inf or NaN: data parallelism makes ranks agree on it
+  // (dist::agree_on_overflow), so that all skip a step or none.
+  std::function<void(const Tensor& found_inf)> agree = {};
   std::function<std::string()> explain = {};  // more for the report, such as a post-mortem's text
 };
 

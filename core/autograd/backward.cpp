@@ -5,7 +5,9 @@
 #include <atomic>
 #include <queue>
 #include <unordered_map>
+#include <utility>
 
+#include "binade/core/autograd/after_backward.h"
 #include "binade/core/autograd/node.h"
 #include "binade/core/autograd/observer.h"
 #include "binade/core/backend/kernels.h"
@@ -54,6 +56,32 @@ void add_to_leaf(TensorImpl& leaf, const Tensor& gradient) {
     kernel::copy(gradient, grad);
   }
 }
+
+struct PassesInProgress {  // of one thread
+  int depth = 0;  // above 1 inside checkpoint's backward
+  std::uint64_t count = 0;
+  std::vector<std::function<void()>> at_end;
+};
+PassesInProgress& in_progress() {
+  thread_local PassesInProgress passes;
+  return passes;
+}
+class PassScope {
+ public:
+  PassScope() {
+    if (in_progress().depth++ == 0) ++in_progress().count;
+  }
+  ~PassScope() {
+    if (--in_progress().depth == 0) in_progress().at_end.clear();
+  }
+  PassScope(const PassScope&) = delete;
+  PassScope& operator=(const PassScope&) = delete;
+  void finish() {
+    if (in_progress().depth > 1) return;
+    const auto functions = std::exchange(in_progress().at_end, {});
+    for (const auto& function : functions) function();
+  }
+};
 
 struct NewestLast {
   bool operator()(const Node* a, const Node* b) const { return a->sequence < b->sequence; }
@@ -179,6 +207,7 @@ class Pass {
     if (!leaf->grad || leaf->grad_stale) return;
     for (const auto& hook : leaf->hooks)
       if (Tensor replaced = hook(leaf->grad)) leaf->grad = replaced;
+    if (leaf->grad_stale) return;  // a hook took the gradient away
     for (Observer* observer : detail::observers()) observer->on_leaf_gradient(Tensor(leaf));
   }
 
@@ -220,6 +249,7 @@ void Tensor::backward(const Tensor& gradient, BackwardOptions options) const {
     return;
   }
   const std::shared_ptr<Node> root = impl()->producer;
+  PassScope scope;
   Pass pass(options.retain_graph);
   try {
     pass.walk(*root, start);
@@ -227,7 +257,15 @@ void Tensor::backward(const Tensor& gradient, BackwardOptions options) const {
     pass.abandon();
     throw;
   }
+  scope.finish();
 }
+
+void after_backward(std::function<void()> function) {
+  check(in_progress().depth > 0, "after_backward: no backward pass is in progress on this thread");
+  in_progress().at_end.push_back(std::move(function));
+}
+
+std::uint64_t backward_pass() { return in_progress().depth > 0 ? in_progress().count : 0; }
 
 void Tensor::register_hook(std::function<Tensor(const Tensor&)> hook) {
   check(requires_grad(), "register_hook: the tensor does not require gradients");

@@ -13,7 +13,16 @@ namespace {
 
 constexpr const char* plugin_name = "libbinade_cuda.so";
 
-std::string folder_of_this_library() {
+LoadedBackend load_cuda() {
+  if (const char* chosen = std::getenv("BINADE_CUDA_PLUGIN"); chosen && *chosen) return load_plugin(chosen);
+  const std::string path = library_folder() + '/' + plugin_name;
+  if (access(path.c_str(), F_OK) == 0) return load_plugin(path);
+  return {nullptr, std::string("this build has no CUDA backend (no ") + plugin_name + " beside the library)"};
+}
+
+}  // namespace
+
+std::string library_folder() {
   Dl_info info;
   static const char here = 0;
   if (dladdr(&here, &info) == 0 || !info.dli_fname) return ".";
@@ -21,15 +30,6 @@ std::string folder_of_this_library() {
   const std::size_t slash = path.rfind('/');
   return slash == std::string::npos ? "." : path.substr(0, slash);
 }
-
-LoadedBackend load_cuda() {
-  if (const char* chosen = std::getenv("BINADE_CUDA_PLUGIN"); chosen && *chosen) return load_plugin(chosen);
-  const std::string path = folder_of_this_library() + '/' + plugin_name;
-  if (access(path.c_str(), F_OK) == 0) return load_plugin(path);
-  return {nullptr, std::string("this build has no CUDA backend (no ") + plugin_name + " beside the library)"};
-}
-
-}  // namespace
 
 LoadedBackend load_plugin(const std::string& path) {
   // Never closed: its kernels stay in the slots.

@@ -11,6 +11,8 @@ struct LoadedBackend {
   std::string text;                          // one line: why not, or what there is
 };
 
+std::string library_folder();  // where libbinade lies (or the program it is part of): plugins lie beside it
+
 // One attempt to load `path`, without remembering it. Never throws for what it finds.
 LoadedBackend load_plugin(const std::string& path);
 

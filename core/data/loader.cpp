@@ -6,7 +6,6 @@
 #include <exception>
 #include <functional>
 #include <mutex>
-#include <numeric>
 #include <thread>
 
 #include "binade/core/tensor/grad_mode.h"
@@ -84,6 +83,13 @@ Loader::Loader(std::shared_ptr<const Dataset> dataset, LoaderOptions options)
   check(options_.prefetch >= 0, "Loader: prefetch must not be negative, got ", options_.prefetch);
   check(options_.batch_size <= dataset_->size(), "Loader: batch_size is ", options_.batch_size, ", the data set has ",
         dataset_->size(), " samples");
+  const LoaderOptions& o = options_;
+  check(o.world_size > 0 && o.rank >= 0 && o.rank < o.world_size, "Loader: rank must be in [0, world_size), got ", o.rank,
+        " of ", o.world_size);
+  if (options_.pad_multiple == 0) options_.pad_multiple = o.world_size;
+  check(o.pad_multiple > 0 && o.pad_multiple % o.world_size == 0 && o.batch_size % o.pad_multiple == 0,
+        "Loader: the global batch_size must be a multiple of pad_multiple, and that of world_size, got ", o.batch_size,
+        ", ", o.pad_multiple, " and ", o.world_size);
 }
 
 Loader::~Loader() = default;
@@ -109,11 +115,14 @@ void Loader::load_state(LoaderState state) {
 }
 
 std::vector<std::int64_t> Loader::indices(std::int64_t batch) const {
-  const std::int64_t first = batch * options_.batch_size;
-  const std::int64_t count = std::min(options_.batch_size, dataset_->size() - first);
-  if (options_.shuffle) return {order_.begin() + first, order_.begin() + first + count};
-  std::vector<std::int64_t> out(static_cast<std::size_t>(count));
-  std::iota(out.begin(), out.end(), first);
+  const std::int64_t n = dataset_->size(), first = batch * options_.batch_size, pad = options_.pad_multiple;
+  const std::int64_t count = (std::min(options_.batch_size, n - first) + pad - 1) / pad * pad;  // of all ranks
+  const std::int64_t share = count / options_.world_size, begin = first + options_.rank * share;
+  std::vector<std::int64_t> out(static_cast<std::size_t>(share));
+  for (std::int64_t i = 0; i < share; ++i) {
+    const std::int64_t place = (begin + i) % n;
+    out[static_cast<std::size_t>(i)] = options_.shuffle ? order_[static_cast<std::size_t>(place)] : place;
+  }
   return out;
 }
 

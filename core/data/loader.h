@@ -19,6 +19,11 @@ struct LoaderOptions {
   std::uint64_t seed = 0;
   Device device = {};
   std::int64_t prefetch = 2;  // batches a background thread prepares ahead; 0: none
+  // Data parallelism (torch's DistributedSampler): batch_size is the global batch, of which this process gets the rank-th
+  // of world_size equal parts. The order of the samples does not depend on world_size.
+  std::int64_t rank = 0, world_size = 1;
+  // A last batch that is not full is filled up to a multiple of this, with the epoch's first samples. 0: world_size.
+  std::int64_t pad_multiple = 0;
 };
 
 struct LoaderState {  // what has been handed out so far

@@ -36,7 +36,7 @@ class Optimizer {
   // Updates every parameter that has a gradient. `skip`, f32 [1] on the parameters' device, makes it do nothing, not
   // even count the step, where it is not 0: how GradScaler skips a step without waiting for the device.
   void step(const Tensor& skip = {});
-  void zero_grad();         // marks the gradients stale; their memory is reused
+  virtual void zero_grad();  // marks the gradients stale; their memory is reused
   std::vector<ParamGroup>& param_groups() { return groups_; }
   const std::vector<ParamGroup>& param_groups() const { return groups_; }
   Tensors params() const;  // of all groups, in order

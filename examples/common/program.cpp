@@ -26,7 +26,7 @@ void add_run_options(CLI::App& app, RunOptions& o) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--steps", o.steps, "Training steps")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--batch", o.batch, "Samples per step")
+  app.add_option("--batch", o.batch, "Samples per step, of all processes together")
       ->check(CLI::PositiveNumber)
       ->default_str(o.batch > 0 ? fmt::format("{}", o.batch) : "by size");
   add_learning_rate(app, o.lr, "Peak learning rate");
@@ -35,6 +35,14 @@ void add_run_options(CLI::App& app, RunOptions& o) {
   app.add_option("--every", o.checkpoint_every, "Steps between checkpoints (default: only at the end)")
       ->check(CLI::PositiveNumber);
   app.add_flag("--resume", o.resume, "Continue from --checkpoint, bit for bit");
+  app.add_flag("--deterministic-reduction", o.deterministic_reduction,
+               "Sum gradients in one fixed order: the same bits for any number of processes (mpirun -n 1, 2, 4 ...)");
+  app.add_option("--micro-batches", o.micro_batches, "Parts a batch is cut into for that, a power of two")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--timeout", o.timeout, "Seconds a process waits for the others before it gives up")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
 }
 
 void add_learning_rate(CLI::App& app, double& lr, const std::string& description) {
@@ -92,7 +100,20 @@ int report(const std::exception& error, int exit_code) {
   fmt::print(stderr, "error: {}\n", error.what());
   return exit_code;
 }
+// What is wrong with the flags is wrong in every process: one of them says so.
+int report_usage(const std::string& text) {
+  if (rank_of_launch() == 0) fmt::print(stderr, "{}\n", text);
+  return 2;
+}
 }  // namespace
+
+int rank_of_launch() {
+  try {
+    return binade::dist::read_launch().rank;
+  } catch (const binade::Error&) {  // dist::init() will say what is wrong
+    return 0;
+  }
+}
 
 int run_program(int argc, char** argv, const char* description, const std::function<void(CLI::App&)>& add_flags,
                 const std::function<void()>& body) {
@@ -103,15 +124,15 @@ int run_program(int argc, char** argv, const char* description, const std::funct
   } catch (const CLI::Success& asked) {  // --help
     return app.exit(asked);
   } catch (const CLI::Error& error) {
-    fmt::print(stderr, "{}: {} (--help lists the flags)\n", app.get_name().empty() ? argv[0] : app.get_name(),
-               error.what());
-    return 2;
+    return report_usage(fmt::format("{}: {} (--help lists the flags)", app.get_name().empty() ? argv[0] : app.get_name(),
+                                    error.what()));
   }
   try {
     body();
     return 0;
   } catch (const UsageError& error) {
-    return report(error, 2);
+    std::fflush(stdout);
+    return report_usage(std::string("error: ") + error.what());
   } catch (const std::bad_alloc&) {
     return report(binade::Error("out of memory: try a smaller --batch or model"), 1);
   } catch (const std::exception& error) {

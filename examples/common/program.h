@@ -41,6 +41,9 @@ struct RunOptions {
   std::string checkpoint;               // file
   std::int64_t checkpoint_every = 0;    // steps
   bool resume = false;
+  bool deterministic_reduction = false;  // results that do not depend on the number of processes
+  std::int64_t micro_batches = 8;        // of the whole batch, in a deterministic reduction
+  std::int64_t timeout = 600;            // seconds a process waits for the others
 
   PrecisionMode mode() const { return precision_mode(precision); }
   bool saves_after(std::int64_t step) const {  // whether a checkpoint is due
@@ -53,6 +56,8 @@ void validate(const RunOptions& options);  // flags that need each other, output
 void require_batch(std::int64_t batch, std::int64_t samples);  // --batch is at most the number of training samples
 void check_writable(const std::string& path, const char* flag);  // before the work, not after it; "" is fine
 binade::Device choose_device(const std::string& name);  // says in one line what runs where
+
+int rank_of_launch();  // as the launcher set it, before any group is joined
 
 // Runs `body` and turns what it throws into one line and an exit code: 2 for usage, 1 otherwise.
 // `add_flags` declares the program's flags.

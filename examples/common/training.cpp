@@ -13,6 +13,7 @@ namespace example {
 using namespace binade;
 
 void Training::save(const std::string& path, std::int64_t steps_done) const {
+  if (rank_of_launch() > 0) return;  // every process has the same state
   io::save_checkpoint(path, {.model = model.state_dict(),
                              .optimizer = optimizer.state_dict(),
                              .scaler = scaler.state_dict(),
@@ -48,7 +49,7 @@ std::int64_t Training::start(const RunOptions& o) const {
 }
 
 std::optional<io::MetricsWriter> open_metrics(const RunOptions& o, std::int64_t first_step) {
-  if (o.metrics.empty()) return std::nullopt;
+  if (o.metrics.empty() || rank_of_launch() > 0) return std::nullopt;
   if (o.resume && std::filesystem::exists(o.metrics)) {
     std::ifstream file(o.metrics);
     std::string kept;

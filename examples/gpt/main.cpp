@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "common/models.h"
+#include "common/parallel.h"
 #include "common/training.h"
 
 using namespace binade;
@@ -44,6 +45,7 @@ void train(Options o) {
   const std::int64_t context = o.context ? o.context : size.context;
   validate(o);
   const PrecisionMode mode = o.mode();
+  const auto group = join_group(o);
   const Device device = choose_device(o.device);
   manual_seed(o.seed);
 
@@ -63,10 +65,11 @@ void train(Options o) {
              model.parameter_count(), context, mode.name);
 
   optim::AdamW optimizer(model.parameters(), {.lr = o.lr, .beta2 = 0.99, .weight_decay = 0.1});
-  amp::GradScaler scaler({.enabled = mode.loss_scaling});
+  amp::GradScaler scaler({.enabled = mode.loss_scaling, .agree = dist::agree_on_overflow(group)});
   const auto schedule =
       optim::cosine({.lr = o.lr, .min_lr = o.lr / 10, .warmup = o.steps / 20, .steps = o.steps});
-  Batches batches(windows, {.batch_size = o.batch, .shuffle = true, .seed = o.seed, .device = device});
+  Batches batches(windows, sharded({.batch_size = o.batch, .shuffle = true, .seed = o.seed, .device = device}, *group, o));
+  const Parallel parallel(model, group, o);
 
   const Training training{model, optimizer, scaler, batches};
   const std::int64_t first = training.start(o);
@@ -87,26 +90,22 @@ void train(Options o) {
     const auto start = std::chrono::steady_clock::now();
     const double lr = schedule.lr_at(step);
     schedule.set_lr(optimizer, step);
-    const auto& [tokens, targets] = batches.next();
-    Tensor loss;
-    {
+    const double loss_value = parallel.forward_backward(step, batches.next(), scaler, [&](const data::Batch& batch) {
       amp::Autocast autocast(mode.autocast);
-      loss = model.loss(tokens, targets);
-    }
-    scaler.scale(loss).backward();
+      return model.loss(batch.inputs, batch.targets);
+    });
     scaler.unscale_(optimizer);
     const Tensor grad_norm = optim::clip_grad_norm_(model.parameters(), 1.0);
     scaler.step(optimizer);
     scaler.update();
     optimizer.zero_grad();
 
-    const double loss_value = loss.item<double>();
     training_seconds += seconds_since(start);
     const double rate = static_cast<double>((step + 1 - first) * o.batch * context) / training_seconds;
     const StepReport report{step, loss_value, lr, grad_norm.item<double>(), rate, "tokens_per_s"};
     progress.update(report.progress(scaler));
     std::optional<double> evaluated;
-    if (step + 1 == o.steps || (step + 1) % o.evaluate_every == 0) {
+    if (parallel.first() && (step + 1 == o.steps || (step + 1) % o.evaluate_every == 0)) {
       evaluated = last_validation = validate_now();
       progress.line(fmt::format("gpt {}  step {}  validation loss {:.4f}", mode.name, step + 1, last_validation));
     }
@@ -114,6 +113,7 @@ void train(Options o) {
     if (o.saves_after(step)) training.save(o.checkpoint, step + 1);
   }
   progress.finish();
+  if (!parallel.first()) return;
 
   const CountingBaselines counting = counting_baselines(text);
   fmt::print("gpt {}: validation loss {:.4f} nats per token; counting alone: unigram {:.4f}, bigram {:.4f}\n", mode.name,

@@ -7,6 +7,7 @@
 
 #include "binade/ops/compare/report.h"
 #include "common/models.h"
+#include "common/parallel.h"
 #include "common/program.h"
 #include "precision_compare/tasks.h"
 
@@ -57,8 +58,13 @@ std::vector<compare::Mode> modes_of(const Options& o) {
   }
 }
 
+std::int64_t batch_of(const Options& o) {
+  if (!o.case_name.empty()) return find_case(o.case_name).batch;
+  return o.batch ? o.batch : o.model == "gpt" ? gpt_size(o.size).batch : 128;
+}
+
 // What to train, and how, from the flags.
-std::pair<TaskFactory, compare::Options> chosen(const Options& o, Device device) {
+std::pair<TaskFactory, compare::Options> chosen(const Options& o, Device device, const Group& group) {
   if (!o.case_name.empty()) {
     const Case& c = find_case(o.case_name);
     fmt::print("case {}: {}\n", c.name, c.about);
@@ -67,7 +73,7 @@ std::pair<TaskFactory, compare::Options> chosen(const Options& o, Device device)
     if (o.seeds_given->count() > 0) options.seeds = o.seeds;
     if (o.steps_given->count() > 0) options.steps = o.steps;
     options.unit = "images";
-    return {mlp_task(c.shape, c.batch, device), std::move(options)};
+    return {mlp_task(c.shape, c.batch, device, group), std::move(options)};
   }
   const bool gpt = o.model == "gpt";
   compare::Options options;
@@ -77,10 +83,11 @@ std::pair<TaskFactory, compare::Options> chosen(const Options& o, Device device)
   options.model = o.model;
   options.size = o.size;
   options.unit = gpt ? "tokens" : "images";
-  options.batch = o.batch ? o.batch : gpt ? gpt_size(o.size).batch : 128;
+  options.batch = batch_of(o);
   options.lr = o.lr > 0 ? o.lr : gpt ? gpt_size(o.size).lr : 2e-3;
   const std::int64_t hidden = o.size == "tiny" ? 64 : 256;
-  return {gpt ? gpt_task(o.size, options.batch, device) : mlp_task({.hidden = {hidden, hidden}}, options.batch, device),
+  return {gpt ? gpt_task(o.size, options.batch, device, group)
+              : mlp_task({.hidden = {hidden, hidden}}, options.batch, device, group),
           std::move(options)};
 }
 
@@ -127,8 +134,9 @@ void compare_precisions(const Options& o) {
   check_writable(o.json, "--json");
   check_writable(o.html, "--html");
   if (o.case_name.empty()) modes_of(o);  // before anything is loaded
+  const Group group = join_group(batch_of(o));
   const Device device = choose_device(o.device);
-  auto [factory, options] = chosen(o, device);
+  auto [factory, options] = chosen(o, device, group);
   options.first_seed = o.seed;
   options.observe = !o.no_observe;
   options.device = device_description(device);
@@ -138,12 +146,18 @@ void compare_precisions(const Options& o) {
     display.end_run();
     fmt::print("\nseen in fp32, before the other modes:\n{}\n", text);
   };
-  options.stop = [] { return interrupted != 0; };
+  options.stop = [group] { return dist::mean_over_ranks(*group, interrupted) > 0; };  // all stop at the same step
+  if (group->size() > 1) {
+    options.mean_loss = [group](double loss) { return dist::mean_over_ranks(*group, loss); };
+    // A rank sees the numerics of its own samples only, and an autopsy must end at the same step everywhere.
+    options.observe = false;
+  }
   std::signal(SIGINT, on_interrupt);
 
   const compare::Comparison result = compare::run(factory, options);
   display.end_run();
   fmt::print("{}", compare::table(result));
+  if (group->rank() > 0) return;
   if (!o.json.empty()) compare::write_json(result, o.json), fmt::print("wrote {}\n", o.json);
   if (!o.html.empty()) compare::write_html(result, o.html), fmt::print("wrote {}\n", o.html);
 }

@@ -46,9 +46,20 @@ data::TrainTest standardised(const data::TrainTest& sets) {
   return {moved(sets.train), moved(sets.test)};
 }
 
+// This process's part of the batches.
+data::LoaderOptions sharded(data::LoaderOptions options, const Group& group) {
+  if (group) options.rank = group->rank(), options.world_size = group->size();
+  return options;
+}
+// Averages the model's gradients as long as the result is kept.
+std::shared_ptr<dist::DataParallel> in_parallel(const nn::Module& model, const Group& group) {
+  if (!group || group->size() == 1) return nullptr;
+  return std::make_shared<dist::DataParallel>(model, dist::DataParallelOptions{.group = group});
+}
+
 }  // namespace
 
-TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, Device device) {
+TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, Device device, const Group& group) {
   const MemoryTagScope tag(MemoryTag::data);
   const data::TrainTest sets = shape.standardised ? standardised(data::fashion_mnist()) : data::fashion_mnist();
   require_batch(batch, sets.train.size());
@@ -59,8 +70,8 @@ TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, Device device) {
     Task task{.model = model, .items_per_step = batch};
     task.model.to(device);
     const auto batches = std::make_shared<Batches>(
-        sets.train, data::LoaderOptions{.batch_size = batch, .shuffle = true, .drop_last = true, .seed = seed, .device = device});
-    task.training_loss = [=] {
+        sets.train, sharded({.batch_size = batch, .shuffle = true, .drop_last = true, .seed = seed, .device = device}, group));
+    task.training_loss = [=, parallel = in_parallel(task.model, group)] {
       const auto& [images, labels] = batches->next();
       return cross_entropy(model(images), labels);
     };
@@ -69,7 +80,7 @@ TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, Device device) {
   };
 }
 
-TaskFactory gpt_task(const std::string& size, std::int64_t batch, Device device) {
+TaskFactory gpt_task(const std::string& size, std::int64_t batch, Device device, const Group& group) {
   const GptSize shape = gpt_size(size);
   const data::TextDataset text = data::text_file(default_text());
   require_batch(batch, text.train(shape.context).size());
@@ -83,8 +94,8 @@ TaskFactory gpt_task(const std::string& size, std::int64_t batch, Device device)
     Task task{.model = model, .items_per_step = batch * shape.context};
     task.model.to(device);
     const auto batches = std::make_shared<Batches>(
-        text.train(shape.context), data::LoaderOptions{.batch_size = batch, .shuffle = true, .seed = seed, .device = device});
-    task.training_loss = [=] {
+        text.train(shape.context), sharded({.batch_size = batch, .shuffle = true, .seed = seed, .device = device}, group));
+    task.training_loss = [=, parallel = in_parallel(task.model, group)] {
       const auto& [tokens, targets] = batches->next();
       return model.loss(tokens, targets);
     };

@@ -17,8 +17,10 @@ struct MlpShape {
   std::int64_t validation_images = 0;  // the first so many test images; 0: all
   bool standardised = false;            // pixels with mean 0 and deviation 1 instead of [0, 1]
 };
-TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, binade::Device device);
-TaskFactory gpt_task(const std::string& size, std::int64_t batch, binade::Device device);
+// `group`: the processes that share each batch; null: this one alone.
+using Group = std::shared_ptr<binade::dist::ProcessGroup>;
+TaskFactory mlp_task(const MlpShape& shape, std::int64_t batch, binade::Device device, const Group& group = {});
+TaskFactory gpt_task(const std::string& size, std::int64_t batch, binade::Device device, const Group& group = {});
 
 // A setting in which a precision is known to fail, or to hold.
 struct Case {

@@ -60,6 +60,7 @@ struct Options {
   std::function<double(std::int64_t step)> lr_at = {};
   std::function<void(const Progress&)> on_step = {};
   std::function<void(const std::string& text)> on_numerics = {};  // once, after the first FP32 run
+  std::function<double(double loss)> mean_loss = {};  // of a step's loss over the processes that share its batch
   std::function<bool()> stop = {};  // asked after every step; true ends the comparison with what it has
 };
 

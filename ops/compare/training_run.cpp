@@ -136,7 +136,7 @@ void TrainingRun::step(std::int64_t step) {
   scaler_.update();
   optimizer_->zero_grad();
 
-  const double value = loss.item<double>();
+  const double value = options_.mean_loss ? options_.mean_loss(loss.item<double>()) : loss.item<double>();
   if (!monitored) {
     seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
     ++timed_;

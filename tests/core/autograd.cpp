@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "binade/core/amp/autocast.h"
+#include "binade/core/autograd/after_backward.h"
+#include "binade/core/autograd/checkpoint.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/ops/ops.h"
 #include "binade/tests/core/expect_error.h"
@@ -287,5 +289,61 @@ TEST(MixedDtypes, GradientsReturnInTheInputsDtype) {
 }
 
 }  // namespace
+
+TEST(AfterBackward, RunsOnceAllGradientsAreThere) {
+  Tensor a = ones({2}, {.requires_grad = true}), b = ones({2}, {.requires_grad = true});
+  std::vector<std::string> events;
+  std::uint64_t pass = 0;
+  const auto hook = [&](const Tensor&) {
+    if (events.empty()) {
+      pass = backward_pass();
+      after_backward([&] { events.push_back(a.grad() && b.grad() ? "end" : "early"); });
+    }
+    events.push_back("gradient");
+    return Tensor();
+  };
+  a.register_hook(hook), b.register_hook(hook);
+  sum(a * b).backward();
+  EXPECT_EQ(events, (std::vector<std::string>{"gradient", "gradient", "end"}));
+  EXPECT_EQ(backward_pass(), 0U);
+  events.clear();
+  const std::uint64_t first = pass;
+  sum(a * b).backward();
+  EXPECT_EQ(pass, first + 1);
+  expect_error([] { after_backward([] {}); }, "after_backward: no backward pass is in progress");
+}
+
+TEST(AfterBackward, BelongsToTheOutermostPass) {  // checkpoint() runs a backward inside of backward
+  Tensor a = ones({2}, {.requires_grad = true}), b = ones({2}, {.requires_grad = true});
+  bool b_was_there = false;
+  a.register_hook([&](const Tensor&) {
+    after_backward([&] { b_was_there = b.grad().defined(); });
+    return Tensor();
+  });
+  const Tensor y = checkpoint([&](const Tensors& in) { return a * in[0]; }, {b * 2.0});
+  sum(y).backward();
+  EXPECT_TRUE(b_was_there);
+}
+
+TEST(AfterBackward, ThrowsOutOfBackwardAndIsForgottenByAFailedPass) {
+  Tensor a = ones({2}, {.requires_grad = true});
+  bool failing = true, ran = false;
+  a.register_hook([&](const Tensor&) -> Tensor {
+    after_backward([&] { ran = true; });
+    if (failing) fail({"the hook failed"});
+    return {};
+  });
+  expect_error([&] { sum(a * 2.0).backward(); }, "the hook failed");
+  failing = false;
+  EXPECT_FALSE(ran);
+  sum(a * 2.0).backward();
+  EXPECT_TRUE(ran);
+  Tensor b = ones({2}, {.requires_grad = true});
+  b.register_hook([](const Tensor&) {
+    after_backward([] { fail({"too late"}); });
+    return Tensor();
+  });
+  expect_error([&] { sum(b).backward(); }, "too late");
+}
 
 }  // namespace binade::test

@@ -121,4 +121,58 @@ TEST(Loader, RejectsBadOptions) {
   EXPECT_THROW(data::TensorDataset(zeros({3, 1}), zeros({4})), Error);
 }
 
+std::vector<Epoch> ranks_epochs(std::int64_t n, data::LoaderOptions options, std::int64_t world_size) {
+  std::vector<Epoch> out;
+  for (std::int64_t rank = 0; rank < world_size; ++rank) {
+    options.rank = rank;
+    options.world_size = world_size;
+    data::Loader loader(counting(n), options);
+    out.push_back(run_epoch(loader));
+  }
+  return out;
+}
+
+TEST(Loader, RanksShareTheGlobalBatchesOfOneProcess) {
+  const data::LoaderOptions options{.batch_size = 8, .shuffle = true, .drop_last = true, .seed = 3};
+  data::Loader alone(counting(27), options);
+  const Epoch whole = run_epoch(alone);
+  ASSERT_EQ(whole.size(), 3U);
+  for (const std::int64_t world_size : {1, 2, 4, 8}) {
+    const std::vector<Epoch> parts = ranks_epochs(27, options, world_size);
+    for (std::size_t batch = 0; batch < whole.size(); ++batch) {
+      std::vector<std::int64_t> together;
+      for (const Epoch& part : parts) together.insert(together.end(), part[batch].begin(), part[batch].end());
+      EXPECT_EQ(together, whole[batch]) << world_size << " ranks";
+    }
+  }
+}
+
+TEST(Loader, ALastBatchIsPaddedWithTheFirstSamples) {
+  // 10 samples in batches of 8: two are left, one for each of two ranks; four ranks need two more.
+  EXPECT_EQ(ranks_epochs(10, {.batch_size = 8}, 2), (std::vector<Epoch>{{{0, 1, 2, 3}, {8}}, {{4, 5, 6, 7}, {9}}}));
+  EXPECT_EQ(ranks_epochs(10, {.batch_size = 8}, 4), (std::vector<Epoch>{{{0, 1}, {8}}, {{2, 3}, {9}}, {{4, 5}, {0}}, {{6, 7}, {1}}}));
+  // The same samples for any number of ranks.
+  EXPECT_EQ(ranks_epochs(10, {.batch_size = 8, .pad_multiple = 4}, 2), (std::vector<Epoch>{{{0, 1, 2, 3}, {8, 9}}, {{4, 5, 6, 7}, {0, 1}}}));
+  EXPECT_EQ(ranks_epochs(10, {.batch_size = 8, .pad_multiple = 4}, 1), (std::vector<Epoch>{{{0, 1, 2, 3, 4, 5, 6, 7}, {8, 9, 0, 1}}}));
+  EXPECT_EQ(ranks_epochs(10, {.batch_size = 8, .drop_last = true}, 2), (std::vector<Epoch>{{{0, 1, 2, 3}}, {{4, 5, 6, 7}}}));
+}
+
+TEST(Loader, ShuffledPaddingComesFromTheEpoch) {
+  const std::vector<Epoch> parts = ranks_epochs(10, {.batch_size = 8, .shuffle = true, .seed = 4}, 4);
+  std::vector<std::int64_t> seen;
+  for (const Epoch& part : parts)
+    for (const auto& batch : part) seen.insert(seen.end(), batch.begin(), batch.end());
+  ASSERT_EQ(seen.size(), 12U);
+  std::ranges::sort(seen);
+  const auto twice = std::ranges::unique(seen);
+  EXPECT_EQ(std::ranges::distance(seen.begin(), twice.begin()), 10);  // each sample, two of them twice
+}
+
+TEST(Loader, BadRanks) {
+  const auto error = [](data::LoaderOptions options) { return error_of([&] { data::Loader loader(counting(20), options); }); };
+  EXPECT_TRUE(error({.batch_size = 8, .rank = 2, .world_size = 2}).starts_with("Loader: rank must be in [0, world_size), got 2 of 2"));
+  EXPECT_TRUE(error({.batch_size = 9, .world_size = 2}).starts_with("Loader: the global batch_size must be a multiple of pad_multiple"));
+  EXPECT_TRUE(error({.batch_size = 12, .world_size = 2, .pad_multiple = 3}).starts_with("Loader: the global batch_size must be"));
+}
+
 }  // namespace

@@ -1,0 +1,69 @@
+// What ranks do in the jobs that launched.cpp starts: train for a while, then something happens to rank 1.
+#include <csignal>
+#include <cstdio>
+#include <thread>
+
+#include "binade/distributed/data_parallel.h"
+#include "binade/ops/nn/nn.h"
+#include "binade/ops/ops.h"
+#include "binade/tests/distributed/ranks.h"
+
+namespace binade::test {
+
+namespace {
+
+constexpr auto timeout = std::chrono::milliseconds(2000);
+
+void exchange_until(const std::string& scenario) {
+  const auto group = dist::init({.timeout = timeout});
+  const Tensor x = ones({1000});
+  for (int step = 1; step <= 6; ++step) {
+    if (step == 4 && group->rank() == 1) {
+      if (scenario == "killed") std::raise(SIGKILL);
+      if (scenario == "stopped") std::raise(SIGSTOP);
+      if (scenario == "throws") fail({"the data are damaged"});
+      if (scenario == "leaves") return;
+      if (scenario == "exits") std::_Exit(3);
+      if (scenario == "late") std::this_thread::sleep_for(2 * timeout);
+      if (scenario == "other collective") group->barrier().wait();
+      if (scenario == "other size") group->all_reduce(zeros({3})).wait();
+    }
+    group->all_reduce(x).wait();
+  }
+  // Where nothing happens, rank 0 goes last and the others wait for it.
+  if (group->rank() == 0) std::printf("all %d ranks are done\n", group->size());
+}
+
+// Rank 1 dies while gradients are under way.
+void train_until(const std::string& scenario) {
+  const auto group = dist::init({.timeout = timeout});
+  nn::Sequential model(nn::Linear(64, 256), nn::ReLU(), nn::Linear(256, 8));
+  const dist::DataParallel parallel(model, {.group = group, .first_bucket_bytes = 1024, .bucket_bytes = 4096});
+  for (int step = 1; step <= 6; ++step) {
+    if (step == 4 && group->rank() == 1) {
+      Tensor first = model.parameters().front();
+      first.register_hook([&](const Tensor&) -> Tensor {
+        if (scenario == "killed in backward") std::raise(SIGKILL);
+        if (scenario == "stopped in backward") std::raise(SIGSTOP);
+        fail({"backward broke"});
+      });
+    }
+    mean(model(randn({16, 64}))).backward();
+    model.zero_grad();
+  }
+}
+
+}  // namespace
+
+int run_scenario(const std::string& name) {
+  try {
+    if (name.ends_with("in backward")) train_until(name);
+    else exchange_until(name);
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace binade::test
