@@ -5,6 +5,7 @@
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/stochastic.h"
+#include "binade/cuda/kernels/draw.h"
 #include "binade/cuda/kernels/multi_tensor.h"
 
 namespace binade::cuda {
@@ -97,7 +98,7 @@ __device__ __forceinline__ float newest(DType dtype, float param, float master) 
 
 template <class C, class Rule>
 __global__ void __launch_bounds__(block_threads, 2)
-    update_kernel(Parameters parameters, Rule rule, const Start* starts, const float* skip, PhiloxState state) {
+    update_kernel(Parameters parameters, Rule rule, const Start* starts, const float* skip, Draw draw) {
   if (is_set(skip)) return;
   const Chunk chunk = chunk_of_block(parameters);
   const Parameter& p = parameters.items[chunk.item];
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(block_threads, 2)
     y[1] = m;
     y[2] = v;
     if constexpr (std::is_same_v<C, float>) {
-      if (stochastic) y[0] = rounded_stochastically(dtype, value, philox_word(state, first_word + static_cast<std::uint64_t>(i)));
+      if (stochastic) y[0] = rounded_stochastically(dtype, value, philox_word(draw.state(), first_word + static_cast<std::uint64_t>(i)));
     }
   });
 }
@@ -157,7 +158,7 @@ void update(std::span<const kernel::OptimizerItem> items, const char* what, cons
     for_tables<parameters_per_launch>(
         parameters, device, [&](const Parameters& table, const LaunchConfig& config, std::size_t first) {
           launch(config, update_kernel<C, decltype(rule)>, table, rule, static_cast<const Start*>(starts + first),
-                 flag_of(skip), rounding.state);
+                 flag_of(skip), draw_of(rounding.state, device));
         });
   };
   run.template operator()<float>(single);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <optional>
 
 #include "binade/core/amp/autocast.h"
@@ -10,6 +11,7 @@
 #include "binade/core/base/random.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/tests/core/expect_error.h"
+#include "binade/tests/cuda/networks.h"
 #include "binade/tests/cuda/simulated.h"
 
 namespace binade::test {
@@ -77,6 +79,51 @@ TEST_F(GraphedSteps, HaveTheBitsOfEagerOnes) {
     EXPECT_EQ(random_state().offset, after.offset);
     EXPECT_NE(losses[7], losses[0]);
   }
+}
+
+// Scaling, clipping and the optimizer included; one step overflows and is skipped.
+TEST_F(GraphedSteps, WholeTrainingStepsHaveTheBitsOfEagerOnes) {
+  for (const Mode mode : all_modes) {
+    MlpTraining eager(mode, gpu);
+    std::vector<float> losses;
+    const auto factor = [&](std::size_t t) { return full({}, mode == Mode::fp16 && t == 5 ? HUGE_VAL : 1.0, {.device = gpu}); };
+    const auto run = [](MlpTraining& training, const Tensors& in) -> Tensors { return {training.step_on(in[0], in[1], in[2])}; };
+    for (std::size_t t = 0; t < 8; ++t)
+      losses.push_back(run(eager, {eager.inputs[t], eager.targets[t], factor(t)})[0].item<float>());
+    MlpTraining replayed(mode, gpu);
+    GraphedStep step([&](const Tensors& in) { return run(replayed, in); }, {.device = gpu});
+    for (std::size_t t = 0; t < 8; ++t) {
+      const Tensors results = step({replayed.inputs[t], replayed.targets[t], factor(t)});
+      EXPECT_EQ(results[0].item<float>(), losses[t]) << name_of(mode) << ", step " << t;
+    }
+    EXPECT_TRUE(step.captured());
+    for (std::size_t p = 0; p < eager.model.parameters().size(); ++p)
+      expect_same_bits(replayed.model.parameters()[p], eager.model.parameters()[p], name_of(mode));
+    if (mode == Mode::fp16) {
+      EXPECT_EQ(replayed.scaler.skipped_steps(), 1);
+      EXPECT_EQ(replayed.scaler.get_scale(), eager.scaler.get_scale());
+    }
+  }
+}
+
+TEST_F(GraphedSteps, StochasticRoundingDrawsAnewInEachReplay) {
+  const auto train = [&](bool graphed) {
+    manual_seed(11);
+    const Tensor w = ones({4096}, {.dtype = DType::bf16, .device = gpu, .requires_grad = true});
+    optim::SGD optimizer({w}, {.lr = 1, .master_weights = false, .stochastic_rounding = true});
+    const auto body = [&](const Tensors& in) -> Tensors {
+      const Tensor loss = sum(w * in[0]);
+      loss.backward();
+      optimizer.step();
+      optimizer.zero_grad();
+      return {loss};
+    };
+    GraphedStep step(body, {.device = gpu});
+    const Tensor g = full({4096}, -0x1p-10, {.dtype = DType::bf16, .device = gpu});  // an eighth of a unit in the last place
+    for (int t = 0; t < 8; ++t) graphed ? step({g}) : body({g});
+    return w.detach();
+  };
+  expect_same_bits(train(true), train(false), "weights");
 }
 
 TEST_F(GraphedStepCounts, OneLaunchNoWaitNoMemory) {

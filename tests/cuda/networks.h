@@ -40,13 +40,17 @@ struct MlpTraining {
 
   // The loss, on the device. `factor` multiplies it before backward: infinity makes an overflow.
   Tensor step(double factor = 1) {
+    const std::size_t i = next;
+    next = (next + 1) % inputs.size();
+    return step_on(inputs[i], targets[i], factor == 1 ? Tensor() : full({}, factor, {.device = device}));
+  }
+  Tensor step_on(const Tensor& x, const Tensor& y, const Tensor& factor = {}) {
     Tensor loss;
     {
       const amp::Autocast autocast(autocast_dtype(mode));
-      loss = cross_entropy(model(inputs[next]), targets[next]);
+      loss = cross_entropy(model(x), y);
     }
-    next = (next + 1) % inputs.size();
-    scaler.scale(factor == 1 ? loss : loss * factor).backward();
+    scaler.scale(factor ? loss * factor : loss).backward();
     scaler.unscale_(*optimizer);
     optim::clip_grad_norm_(model.parameters(), 1.0);
     scaler.step(*optimizer);

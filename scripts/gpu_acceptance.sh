@@ -1,0 +1,95 @@
+#!/bin/bash
+# The first run on a machine with an NVIDIA GPU: builds the CUDA backend, runs the operation suite, the trainings and the
+# precision tools on the device, compute-sanitizer on the kernel tests, and writes one JSON file and one readable summary.
+#   scripts/gpu_acceptance.sh [--out FOLDER]     needs a GPU; exit code 1 if anything failed
+#   scripts/gpu_acceptance.sh --rehearse         the same steps, shortened, on the simulated device: no GPU, no speeds
+set -uo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root"
+out=$root/reports/gpu_acceptance rehearse=0
+while [ $# -gt 0 ]; do
+  case $1 in
+    --rehearse) rehearse=1 ;;
+    --out) out=${2:?--out needs a folder}; shift ;;
+    *) echo "gpu_acceptance: unknown argument '$1' (--rehearse, --out FOLDER)" >&2; exit 2 ;;
+  esac
+  shift
+done
+mkdir -p "$out" build
+: >"$out/steps.tsv"
+started=$SECONDS
+
+if [ $rehearse = 0 ]; then
+  device=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)
+  [ -n "$device" ] || { echo "gpu_acceptance: nvidia-smi shows no GPU; --rehearse runs the steps on the simulated device" >&2; exit 1; }
+  preset=cuda
+else
+  device="simulated device (no GPU)"
+  preset=release
+fi
+build=$root/build/$preset
+echo "== gpu acceptance on: $device"
+
+# step NAME COMMAND...: runs it, keeps its output, notes how it ended.
+step() {
+  local name=$1 begin=$SECONDS status=passed
+  shift
+  printf '%-28s ' "$name"
+  if ! "$@" >"$out/$name.log" 2>&1; then status=failed; fi
+  printf '%s (%d s)\n' "$status" $((SECONDS - begin))
+  [ $status = passed ] || tail -n 5 "$out/$name.log" | sed 's/^/    /'
+  printf '%s\t%s\t%d\n' "$name" "$status" $((SECONDS - begin)) >>"$out/steps.tsv"
+}
+skip() {
+  printf '%-28s skipped: %s\n' "$1" "$2"
+  printf '%s\tskipped: %s\t0\n' "$1" "$2" >>"$out/steps.tsv"
+}
+suite() {  # suite NAME PROGRAM FILTER
+  step "$1" "$build/tests/test_$2" --gtest_filter="$3" --gtest_output="json:$out/$1.json"
+}
+
+[ "${SKIP_INSTALL:-0}" = 1 ] || step install scripts/install_deps.sh
+step data scripts/get_data.sh
+step configure cmake --preset $preset
+step build cmake --build "$build" -j "$(nproc)"
+export BINADE_DATA=${BINADE_DATA:-$root/data} BINADE_TEST_DEVICE=cuda OMP_WAIT_POLICY=passive
+if [ $rehearse = 1 ]; then
+  export BINADE_CUDA_PLUGIN=$build/device_sim/libbinade_cuda_sim_fast.so BINADE_SIM_LEAKS=0 BINADE_SIM_PROTECT=0
+  operations='Samples/OpSuite.*_f32' mlp_steps=5 gpt_steps=2 batch=(--batch 4)
+else
+  operations='Samples*' mlp_steps=1000 gpt_steps=300 batch=()
+fi
+
+suite operations op_suite "$operations"
+suite cuda cuda '*'
+suite optimizers optim '*'
+suite mixed_precision amp '*'
+suite low_precision lowp '*'
+for tool in memcheck racecheck synccheck; do
+  if [ $rehearse = 1 ]; then
+    skip sanitizer_$tool "compute-sanitizer needs a GPU; the simulated device has its own checker"
+  elif ! command -v compute-sanitizer >/dev/null; then
+    skip sanitizer_$tool "no compute-sanitizer; it comes with the CUDA toolkit"
+  else
+    step sanitizer_$tool compute-sanitizer --tool $tool --error-exitcode 1 \
+      "$build/tests/test_cuda" --gtest_filter='*Kernels.*:*Graphed*'
+  fi
+done
+
+# Both examples on the device and on the CPU: the losses are compared in the summary.
+for precision in fp32 bf16 fp16; do
+  for where in cuda cpu; do
+    step mlp_${precision}_$where "$build/examples/mlp" --device $where --precision $precision --steps $mlp_steps \
+      --metrics "$out/mlp_${precision}_$where.jsonl"
+    step gpt_${precision}_$where "$build/examples/gpt" --device $where --precision $precision --size tiny \
+      "${batch[@]}" --steps $gpt_steps --generate 0 --metrics "$out/gpt_${precision}_$where.jsonl"
+  done
+done
+if [ $rehearse = 1 ]; then
+  skip compare "minutes on the simulated device"
+else
+  step compare "$build/examples/precision_compare" --model gpt --size tiny --modes all --seeds 3 --steps 200 \
+    --device cuda --json "$out/compare.json" --html "$out/compare.html"
+fi
+
+python3 scripts/gpu_acceptance_summary.py "$out" "$device" $((SECONDS - started))
