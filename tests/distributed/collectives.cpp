@@ -146,17 +146,18 @@ TEST_F(CollectiveRules, SixteenBitSumsAreTakenInFp32) {
 }
 
 TEST_F(CollectiveRules, InfinitiesAndNansReachEveryRank) {
-  const int last = size() - 1;
-  for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16}) {
-    for (const ReduceOp op : ops) {
-      Tensor x = full({3}, 1, {.dtype = dtype});
-      if (rank() == last) x.set(0, NAN), x.set(1, INFINITY);
-      group().all_reduce(x, op).wait();
-      EXPECT_TRUE(std::isnan(x.at(0))) << name(op);
-      if (op != ReduceOp::min || size() == 1) {
-        EXPECT_EQ(x.at(1), INFINITY) << name(op);
+  for (int bad = 0; bad < size(); ++bad) {  // whichever rank has them
+    for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16}) {
+      for (const ReduceOp op : ops) {
+        Tensor x = full({3}, 1, {.dtype = dtype});
+        if (rank() == bad) x.set(0, NAN), x.set(1, INFINITY);
+        group().all_reduce(x, op).wait();
+        EXPECT_TRUE(std::isnan(x.at(0))) << name(op) << ", rank " << bad;
+        if (op != ReduceOp::min || size() == 1) {
+          EXPECT_EQ(x.at(1), INFINITY) << name(op);
+        }
+        EXPECT_EQ(x.at(2), op == ReduceOp::sum ? size() : 1) << name(op);
       }
-      EXPECT_EQ(x.at(2), op == ReduceOp::sum ? size() : 1) << name(op);
     }
   }
 }

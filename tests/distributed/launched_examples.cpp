@@ -56,7 +56,7 @@ TEST_F(LaunchedExamples, DeterministicGptIsTheSameForAnyNumberOfRanks) {
       const Job job = run_job(ranks, example_program("gpt"), gpt_flags(folder, name, 6, precision) + Arguments{"--deterministic-reduction"});
       ASSERT_EQ(job.finished.exit_code, 0) << job.output();
       expect_same_lines(json_lines(folder / (name + ".jsonl")), json_lines(folder / (precision + std::string("1.jsonl"))));
-      EXPECT_EQ(read_file(folder / (name + ".ckpt")), read_file(folder / (precision + std::string("1.ckpt")))) << name;
+      EXPECT_TRUE(read_file(folder / (name + ".ckpt")) == read_file(folder / (precision + std::string("1.ckpt")))) << name;
     }
   }
 }
@@ -155,7 +155,7 @@ TEST_F(LaunchedExamples, AKilledJobResumesWithAnotherNumberOfRanks) {
   const Job resumed = run_job(4, example_program("gpt"), flags("killed") + Arguments{"--resume"});
   ASSERT_EQ(resumed.finished.exit_code, 0) << resumed.output();
   expect_same_lines(json_lines(folder / "killed.jsonl"), json_lines(folder / "whole.jsonl"));
-  EXPECT_EQ(read_file(folder / "killed.ckpt"), read_file(folder / "whole.ckpt"));
+  EXPECT_TRUE(read_file(folder / "killed.ckpt") == read_file(folder / "whole.ckpt"));
 }
 
 }  // namespace
