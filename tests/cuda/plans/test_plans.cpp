@@ -1,0 +1,141 @@
+// The real cuDNN builds every plan of the examples, of GPT-2 and of a small convolutional network for six GPUs, of which
+// none need be there: that the library accepts shapes, layouts and dtypes, not that its kernels are right (docs/gpu_truth.md).
+#include <cuda_occupancy.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <map>
+
+#include "binade/core/base/error.h"
+#include "binade/cuda/libs/cudnn_plans.h"
+#include "binade/tests/cuda/plans/devices.h"
+
+namespace binade::test {
+
+namespace {
+
+using namespace cuda;
+
+// [a, b, c, d] where the dim named first in `order` lies innermost.
+PlanTensor laid_out(DType dtype, std::array<std::int64_t, 4> dims, std::array<int, 4> order = {3, 2, 1, 0}) {
+  PlanTensor tensor{true, dtype, dims, {}};
+  std::int64_t stride = 1;
+  for (const int d : order) {
+    tensor.strides[static_cast<std::size_t>(d)] = stride;
+    stride *= dims[static_cast<std::size_t>(d)];
+  }
+  return tensor;
+}
+
+struct Attention {
+  const char* name;
+  std::int64_t batch, heads, kv_heads, time, d;
+  bool causal = true, packed = true;  // packed: views of [batch, time, 3 heads d], as nn::GPT has them
+};
+constexpr Attention attentions[] = {
+    {"gpt tiny", 12, 4, 4, 64, 32},           {"gpt small", 8, 6, 6, 256, 64},
+    {"gpt2, 1024 tokens", 4, 12, 12, 1024, 64}, {"separate, not causal", 2, 8, 8, 512, 128, false, false},
+    {"grouped-query", 2, 8, 2, 512, 64, true, false},
+};
+
+PlanTensor heads_of(const Attention& a, DType dtype, std::int64_t heads, std::int64_t parts) {
+  const std::int64_t row = parts * heads * a.d;
+  return {true, dtype, {a.batch, heads, a.time, a.d}, {a.time * row, a.d, row, 1}};
+}
+SdpaForward forward_of(const Attention& a, DType dtype) {
+  const std::int64_t parts = a.packed ? 3 : 1;
+  const auto of = [&](std::int64_t heads, std::int64_t count) {
+    return a.packed ? heads_of(a, dtype, heads, count) : laid_out(dtype, {a.batch, heads, a.time, a.d});
+  };
+  return {of(a.heads, parts),    of(a.kv_heads, parts),
+          of(a.kv_heads, parts), of(a.heads, 1),
+          laid_out(DType::f32, {a.batch, a.heads, a.time, 1}), 0.125, a.causal};
+}
+SdpaBackward backward_of(const Attention& a, DType dtype) {
+  const SdpaForward f = forward_of(a, dtype);
+  return {f.q, f.k, f.v, f.o, f.o, f.lse, f.q, f.k, f.v, f.scale, f.causal};
+}
+
+struct Convolution {
+  const char* name;
+  std::int64_t batch, c_in, c_out, size, kernel, stride, padding;
+  bool channels_last;
+};
+constexpr Convolution convolutions[] = {
+    {"3x3, channels last", 16, 32, 64, 28, 3, 1, 1, true},
+    {"3x3", 16, 32, 64, 28, 3, 1, 1, false},
+    {"strided 3x3", 16, 64, 128, 14, 3, 2, 1, false},
+    {"first layer 5x5", 16, 1, 32, 28, 5, 1, 2, false},
+};
+std::vector<PlanSpec> plans_of(const Convolution& c, DType dtype) {
+  const std::array<int, 4> order = c.channels_last ? std::array<int, 4>{1, 3, 2, 0} : std::array<int, 4>{3, 2, 1, 0};
+  const std::int64_t out = (c.size + 2 * c.padding - c.kernel) / c.stride + 1;
+  const PlanTensor x = laid_out(dtype, {c.batch, c.c_in, c.size, c.size}, order);
+  const PlanTensor weight = laid_out(dtype, {c.c_out, c.c_in, c.kernel, c.kernel}, order);
+  const PlanTensor y = laid_out(dtype, {c.batch, c.c_out, out, out}, order);
+  const PlanTensor bias = laid_out(dtype, {1, c.c_out, 1, 1}, {1, 3, 2, 0});
+  const ConvGeometry g{{c.stride, c.stride}, {c.padding, c.padding}, {1, 1}};
+  return {ConvForward{x, weight, {}, y, g}, ConvForward{x, weight, bias, y, g}, ConvDataGradient{y, weight, x, g},
+          ConvWeightGradient{x, y, weight, g}};
+}
+
+class CudnnPlans : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      library_ = plan_library();
+    } catch (const Error& error) {
+      GTEST_SKIP() << error.what();
+    }
+  }
+  // Builds the plan, checks that it is of the specification, and prints it; "" or why the library refused.
+  std::string build(const GpuDescription& gpu, const char* name, const PlanSpec& spec) {
+    try {
+      const auto start = std::chrono::steady_clock::now();
+      const auto plan = build_plan(spec, properties_of(gpu));
+      const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
+      const std::string text = to_text(spec);
+      fmt::print("  {:24} {:18} {:22} {:5.0f} ms, workspace {:9}, {}\n", gpu.name, text.substr(0, text.find(' ')), name,
+                 time.count(), plan->workspace_bytes(), plan->engine());
+      const std::vector<NamedTensor> wanted = tensors_of(spec);
+      const std::vector<PlanTensor> found = plan->tensors();
+      EXPECT_EQ(found.size(), wanted.size());
+      for (std::size_t i = 0; i < wanted.size(); ++i) {
+        EXPECT_EQ(found[i].dims, wanted[i].tensor.dims) << wanted[i].name << " of " << text;
+        EXPECT_EQ(found[i].strides, wanted[i].tensor.strides) << wanted[i].name << " of " << text;
+        EXPECT_EQ(found[i].dtype, wanted[i].tensor.dtype) << wanted[i].name << " of " << text;
+      }
+      ++built_;
+      return {};
+    } catch (const Error& error) {
+      return error.what();
+    }
+  }
+  std::string library_;
+  int built_ = 0;
+};
+
+constexpr DType half_types[] = {DType::f16, DType::bf16};
+
+TEST_F(CudnnPlans, AttentionOfTheExamplesAndOfGpt2) {
+  fmt::print("{}\n", library_);
+  for (const GpuDescription& gpu : gpus)
+    for (const DType dtype : half_types)
+      for (const Attention& a : attentions) {
+        EXPECT_EQ(build(gpu, a.name, forward_of(a, dtype)), "") << gpu.name;
+        EXPECT_EQ(build(gpu, a.name, backward_of(a, dtype)), "") << gpu.name;
+      }
+  fmt::print("{} plans\n", built_);
+}
+
+TEST_F(CudnnPlans, ConvolutionsOfASmallNetwork) {
+  for (const GpuDescription& gpu : gpus)
+    for (const DType dtype : half_types)
+      for (const Convolution& c : convolutions)
+        for (const PlanSpec& spec : plans_of(c, dtype)) EXPECT_EQ(build(gpu, c.name, spec), "") << gpu.name;
+  fmt::print("{} plans\n", built_);
+}
+
+}  // namespace
+
+}  // namespace binade::test
