@@ -175,6 +175,7 @@ bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::spa
 }
 
 std::string_view why_not_plan(std::initializer_list<TensorView> tensors) {
+  if (const char* wish = std::getenv("BINADE_CUDNN"); wish && std::string_view(wish) == "0") return "BINADE_CUDNN is 0";
   const DType dtype = tensors.begin()->dtype;
   if (dtype != DType::f16 && dtype != DType::bf16) return "not f16 or bf16";
   for (const TensorView& x : tensors) {

@@ -97,7 +97,7 @@ std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& prop
 // GPU and specification. `op` names the call in traces (BINADE_TRACE=dispatch).
 bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::span<void* const> pointers);
 // Why a plan cannot use these tensors as they lie, or nothing: 16-bit floats of one dtype, with elements, no dim repeated,
-// aligned to 16 bytes. An absent view is left out.
+// aligned to 16 bytes, and cuDNN not switched off (BINADE_CUDNN=0). An absent view is left out.
 std::string_view why_not_plan(std::initializer_list<TensorView> tensors);
 void trace_own_kernels(std::string_view op, Device device, std::string_view reason);
 

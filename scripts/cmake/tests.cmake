@@ -87,6 +87,7 @@ foreach(file IN LISTS bench_files)
 endforeach()
 
 include(scripts/cmake/device_sim.cmake)
+include(scripts/cmake/cudnn_plans.cmake)
 
 set(check ${Python3_EXECUTABLE} ${tests_dir}/structure/check_structure.py)
 add_test(NAME structure_rules COMMAND ${check} ${PROJECT_SOURCE_DIR})

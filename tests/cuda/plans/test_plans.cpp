@@ -79,6 +79,17 @@ std::vector<PlanSpec> plans_of(const Convolution& c, DType dtype) {
           ConvWeightGradient{x, y, weight, g}};
 }
 
+// The frontend exchanges the last two dims of keys and values, with their strides: the same elements.
+void expect_same(PlanTensor found, const NamedTensor& wanted, const std::string& text) {
+  if ((wanted.name == "k" || wanted.name == "v") && found.strides[2] == 1) {
+    std::swap(found.dims[2], found.dims[3]);
+    std::swap(found.strides[2], found.strides[3]);
+  }
+  EXPECT_EQ(found.dims, wanted.tensor.dims) << wanted.name << " of " << text;
+  EXPECT_EQ(found.strides, wanted.tensor.strides) << wanted.name << " of " << text;
+  EXPECT_EQ(found.dtype, wanted.tensor.dtype) << wanted.name << " of " << text;
+}
+
 class CudnnPlans : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -100,11 +111,7 @@ class CudnnPlans : public ::testing::Test {
       const std::vector<NamedTensor> wanted = tensors_of(spec);
       const std::vector<PlanTensor> found = plan->tensors();
       EXPECT_EQ(found.size(), wanted.size());
-      for (std::size_t i = 0; i < wanted.size(); ++i) {
-        EXPECT_EQ(found[i].dims, wanted[i].tensor.dims) << wanted[i].name << " of " << text;
-        EXPECT_EQ(found[i].strides, wanted[i].tensor.strides) << wanted[i].name << " of " << text;
-        EXPECT_EQ(found[i].dtype, wanted[i].tensor.dtype) << wanted[i].name << " of " << text;
-      }
+      for (std::size_t i = 0; i < wanted.size(); ++i) expect_same(found[i], wanted[i], text);
       ++built_;
       return {};
     } catch (const Error& error) {
@@ -134,6 +141,59 @@ TEST_F(CudnnPlans, ConvolutionsOfASmallNetwork) {
       for (const Convolution& c : convolutions)
         for (const PlanSpec& spec : plans_of(c, dtype)) EXPECT_EQ(build(gpu, c.name, spec), "") << gpu.name;
   fmt::print("{} plans\n", built_);
+}
+
+// Each differs in one thing from a specification that is accepted.
+TEST_F(CudnnPlans, WrongSpecificationsAreRefused) {
+  for (const GpuDescription& gpu : gpus) {
+    const SdpaForward good = forward_of({"", 2, 4, 4, 128, 64, true, false}, DType::f16);
+    EXPECT_EQ(build(gpu, "good", good), "");
+    const SdpaForward wide = forward_of({"", 2, 4, 4, 128, 260, true, false}, DType::f16);
+    EXPECT_NE(build(gpu, "d 260", wide), "") << gpu.name;
+    SdpaForward other_keys = good;
+    other_keys.k = forward_of({"", 2, 4, 4, 128, 32, true, false}, DType::f16).k;
+    EXPECT_NE(build(gpu, "k with another d", other_keys), "") << gpu.name;
+
+    const auto convolution = std::get<ConvForward>(plans_of(convolutions[0], DType::f16)[0]);
+    EXPECT_EQ(build(gpu, "good", convolution), "");
+    ConvForward channels = convolution;
+    channels.weight = laid_out(DType::f16, {64, 24, 3, 3}, {1, 3, 2, 0});
+    EXPECT_NE(build(gpu, "24 of 32 channels", channels), "") << gpu.name;
+    ConvForward size = convolution;
+    size.y = laid_out(DType::f16, {16, 64, 27, 27}, {1, 3, 2, 0});
+    EXPECT_NE(build(gpu, "y too small", size), "") << gpu.name;
+  }
+  SdpaForward doubles = forward_of(attentions[0], DType::f16);
+  doubles.q.dtype = DType::f64;
+  EXPECT_NE(build(gpus[0], "f64", doubles).find("f64"), std::string::npos);
+}
+
+TEST_F(CudnnPlans, PlansComeBackFromTheirBytes) {
+  const std::vector<PlanSpec> specs = {forward_of(attentions[0], DType::bf16), backward_of(attentions[0], DType::bf16),
+                                       plans_of(convolutions[1], DType::f16)[1]};
+  for (const GpuDescription& gpu : {gpus[0], gpus[4]})
+    for (const PlanSpec& spec : specs) {
+      const auto plan = build_plan(spec, properties_of(gpu));
+      std::vector<std::uint8_t> bytes = plan->serialize();
+      const auto restored = restore_plan(spec, properties_of(gpu), bytes);
+      EXPECT_EQ(restored->engine(), plan->engine());
+      EXPECT_EQ(restored->workspace_bytes(), plan->workspace_bytes());
+      const std::vector<NamedTensor> wanted = tensors_of(spec);
+      for (std::size_t i = 0; i < wanted.size(); ++i) expect_same(restored->tensors()[i], wanted[i], to_text(spec));
+      bytes.resize(bytes.size() / 2);
+      EXPECT_THROW(restore_plan(spec, properties_of(gpu), bytes), Error);
+    }
+}
+
+TEST(Gpus, HaveAsManyBlocksAsTheToolkitsOccupancyTable) {
+  for (const GpuDescription& gpu : gpus) {
+    cudaOccDeviceProp properties{};
+    properties.computeMajor = gpu.architecture / 100;
+    properties.computeMinor = gpu.architecture / 10 % 10;
+    int blocks = 0;
+    ASSERT_EQ(cudaOccMaxBlocksPerMultiprocessor(&blocks, &properties), CUDA_OCC_SUCCESS) << gpu.name;
+    EXPECT_EQ(blocks, gpu.blocks_per_multiprocessor) << gpu.name;
+  }
 }
 
 }  // namespace
