@@ -29,8 +29,8 @@ void attention(TensorView q, TensorView k, TensorView v, TensorView mask, Tensor
   if (!reason.empty()) {
     trace_own_kernels("attention", q.device, reason);
   } else {
-    const SdpaForward spec{plan_tensor(q), plan_tensor(k),   plan_tensor(v), plan_tensor(o),
-                           plan_tensor(lse), options.scale, options.causal};
+    const SdpaForward spec{plan_tensor(q),   plan_tensor(k), plan_tensor(v), plan_tensor(o),
+                           plan_tensor(lse), options.scale,  options.causal};
     void* const pointers[] = {q.data, k.data, v.data, o.data, lse.data};
     if (run_plan("attention", spec, q.device, pointers)) return;
   }
@@ -44,9 +44,9 @@ void attention_backward(TensorView q, TensorView k, TensorView v, TensorView mas
   if (!reason.empty()) {
     trace_own_kernels("attention_backward", q.device, reason);
   } else {
-    const SdpaBackward spec{plan_tensor(q),  plan_tensor(k),  plan_tensor(v),  plan_tensor(o), plan_tensor(d_o),
-                            plan_tensor(lse), plan_tensor(dq), plan_tensor(dk), plan_tensor(dv), options.scale,
-                            options.causal};
+    const SdpaBackward spec{plan_tensor(q),   plan_tensor(k),   plan_tensor(v),  plan_tensor(o),
+                            plan_tensor(d_o), plan_tensor(lse), plan_tensor(dq), plan_tensor(dk),
+                            plan_tensor(dv),  options.scale,    options.causal};
     void* const pointers[] = {q.data, k.data, v.data, o.data, d_o.data, lse.data, dq.data, dk.data, dv.data};
     if (run_plan("attention_backward", spec, q.device, pointers)) return;
   }

@@ -1,9 +1,11 @@
 // Specifications as graphs of cudnn-frontend: the only file that includes it (it takes most of a minute to compile).
-// Plans are built from a description of the GPU, not from a handle, so that a machine without one builds the same plans.
-// Only engines that give the same bits each time and sum in FP32 are taken.
+// Plans are built from a description of the GPU, not from a handle, so that a machine without one builds the same
+// plans. Only engines that give the same bits each time and sum in FP32 are taken.
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <mutex>
+#include <unordered_map>
 #include <utility>
 
 #define NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING
@@ -29,8 +31,8 @@ void open_cudnn() {
   std::call_once(opened, [] {
     const std::string name = "libcudnn.so." + std::to_string(CUDNN_MAJOR);
     fe::cudnn_dlhandle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-    check(fe::cudnn_dlhandle != nullptr, "cuDNN: ", name, " is missing: install cuDNN (PyPI: nvidia-cudnn-cu13) and add it ",
-          "to LD_LIBRARY_PATH: ", dlerror());
+    check(fe::cudnn_dlhandle != nullptr, "cuDNN: ", name,
+          " is missing: install cuDNN (PyPI: nvidia-cudnn-cu13) and add it ", "to LD_LIBRARY_PATH: ", dlerror());
   });
 }
 
@@ -87,12 +89,10 @@ class Translation {
 
   void operator()(const SdpaForward& s) {
     const TensorHandle q = input(s.q), k = input(s.k), v = input(s.v);
-    const auto [o, lse] = graph_.sdpa(q, k, v,
-                                      fe::graph::SDPA_attributes()
-                                          .set_name("sdpa")
-                                          .set_generate_stats(true)
-                                          .set_causal_mask(s.causal)
-                                          .set_attn_scale(static_cast<float>(s.scale)));
+    const auto [o, lse] = graph_.sdpa(
+        q, k, v,
+        fe::graph::SDPA_attributes().set_name("sdpa").set_generate_stats(true).set_causal_mask(s.causal).set_attn_scale(
+            static_cast<float>(s.scale)));
     output(o, s.o);
     output(lse, s.lse);
   }
@@ -143,10 +143,9 @@ class Translation {
 
 class FrontendPlan : public Plan {
  public:
-  FrontendPlan(std::unique_ptr<fe::graph::Graph> graph, std::size_t tensors)
-      : graph_(std::move(graph)), tensors_(tensors) {
+  FrontendPlan(std::unique_ptr<fe::graph::Graph> graph, std::size_t tensors, std::string engine)
+      : graph_(std::move(graph)), tensors_(tensors), engine_(std::move(engine)) {
     fe_check(graph_->get_workspace_size(workspace_), "workspace size");
-    fe_check(graph_->get_plan_name(engine_), "name of a plan");
   }
   std::size_t workspace_bytes() const override { return static_cast<std::size_t>(workspace_); }
   std::string engine() const override { return engine_; }
@@ -163,10 +162,11 @@ class FrontendPlan : public Plan {
     }
     return all;
   }
-  std::vector<std::uint8_t> serialize() const override {
+  std::vector<std::uint8_t> serialize() const override {  // the engine's name, a zero, the library's bytes
     return guarded([&] {
       std::vector<std::uint8_t> bytes;
       fe_check(graph_->serialize(bytes), "serialize a plan");
+      bytes.insert(bytes.begin(), engine_.c_str(), engine_.c_str() + engine_.size() + 1);
       return bytes;
     });
   }
@@ -249,7 +249,9 @@ std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const std::string& proper
                                    Note::WINOGRAD_TILE_13x13});
     fe_check(graph->check_support(), text);
     fe_check(graph->build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE), text);
-    return std::make_unique<FrontendPlan>(std::move(graph), tensors_of(spec).size());
+    std::string engine;
+    fe_check(graph->get_plan_name(engine), text);
+    return std::make_unique<FrontendPlan>(std::move(graph), tensors_of(spec).size(), engine);
   });
 }
 
@@ -257,8 +259,11 @@ std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& prop
                                    std::span<const std::uint8_t> serialized) {
   return guarded([&]() -> std::unique_ptr<Plan> {
     auto graph = empty_graph(properties);
-    fe_check(graph->deserialize(std::vector<std::uint8_t>(serialized.begin(), serialized.end())), "restore a plan");
-    return std::make_unique<FrontendPlan>(std::move(graph), tensors_of(spec).size());
+    const auto end_of_name = std::find(serialized.begin(), serialized.end(), 0);
+    check(end_of_name != serialized.end(), "cuDNN: a serialized plan is damaged");
+    fe_check(graph->deserialize(std::vector<std::uint8_t>(end_of_name + 1, serialized.end())), "restore a plan");
+    return std::make_unique<FrontendPlan>(std::move(graph), tensors_of(spec).size(),
+                                          std::string(serialized.begin(), end_of_name));
   });
 }
 

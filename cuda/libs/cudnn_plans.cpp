@@ -89,8 +89,8 @@ KnownPlan make_plan(const PlanSpec& spec, const std::string& text, Device device
     }
     const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
     if (traces("dispatch")) {
-      trace("dispatch", {"cuDNN plan ", source, " in ", std::to_string(time.count()), " ms: ", known.plan->engine(), ", ",
-                         std::to_string(known.plan->workspace_bytes()), " bytes of workspace: ", text});
+      trace("dispatch", {"cuDNN plan ", source, " in ", std::to_string(time.count()), " ms: ", known.plan->engine(),
+                         ", ", std::to_string(known.plan->workspace_bytes()), " bytes of workspace: ", text});
     }
     return known;
   } catch (const Error& error) {
@@ -127,7 +127,7 @@ std::vector<NamedTensor> tensors_of(const PlanSpec& spec) {
   if (const auto* s = std::get_if<SdpaForward>(&spec)) {
     all = {{"q", s->q, false}, {"k", s->k, false}, {"v", s->v, false}, {"o", s->o, true}, {"lse", s->lse, true}};
   } else if (const auto* b = std::get_if<SdpaBackward>(&spec)) {
-    all = {{"q", b->q, false},     {"k", b->k, false},     {"v", b->v, false}, {"o", b->o, false}, {"d_o", b->d_o, false},
+    all = {{"q", b->q, false},     {"k", b->k, false},  {"v", b->v, false},  {"o", b->o, false}, {"d_o", b->d_o, false},
            {"lse", b->lse, false}, {"dq", b->dq, true}, {"dk", b->dk, true}, {"dv", b->dv, true}};
   } else if (const auto* f = std::get_if<ConvForward>(&spec)) {
     all = {{"x", f->x, false}, {"weight", f->weight, false}, {"bias", f->bias, false}, {"y", f->y, true}};
@@ -148,9 +148,9 @@ std::string to_text(const PlanSpec& spec) {
   std::visit(
       [&](const auto& s) {
         if constexpr (requires { s.geometry; }) {
-          for (const auto& [name, pair] : {std::pair{" stride ", &s.geometry.stride},
-                                           std::pair{" padding ", &s.geometry.padding},
-                                           std::pair{" dilation ", &s.geometry.dilation}}) {
+          for (const auto& [name, pair] :
+               {std::pair{" stride ", &s.geometry.stride}, std::pair{" padding ", &s.geometry.padding},
+                std::pair{" dilation ", &s.geometry.dilation}}) {
             text += name + std::to_string((*pair)[0]) + " x " + std::to_string((*pair)[1]);
           }
         } else {

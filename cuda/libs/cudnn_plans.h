@@ -75,7 +75,7 @@ class Plan {
  public:
   virtual ~Plan() = default;
   virtual std::size_t workspace_bytes() const = 0;
-  virtual std::string engine() const = 0;  // what the library calls the kernel it chose
+  virtual std::string engine() const = 0;               // what the library calls the kernel it chose
   virtual std::vector<PlanTensor> tensors() const = 0;  // as the library has them, in the order of tensors_of()
   virtual std::vector<std::uint8_t> serialize() const = 0;
   // Pointers aligned to 16 bytes, workspace too; on the stream's device, which is current.
@@ -96,8 +96,8 @@ std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& prop
 // device. A plan is also kept in the folder that BINADE_CUDNN_CACHE names, if any, for later processes: by library,
 // GPU and specification. `op` names the call in traces (BINADE_TRACE=dispatch).
 bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::span<void* const> pointers);
-// Why a plan cannot use these tensors as they lie, or nothing: 16-bit floats of one dtype, with elements, no dim repeated,
-// aligned to 16 bytes, and cuDNN not switched off (BINADE_CUDNN=0). An absent view is left out.
+// Why a plan cannot use these tensors as they lie, or nothing: 16-bit floats of one dtype, with elements, no dim
+// repeated, aligned to 16 bytes, and cuDNN not switched off (BINADE_CUDNN=0). An absent view is left out.
 std::string_view why_not_plan(std::initializer_list<TensorView> tensors);
 void trace_own_kernels(std::string_view op, Device device, std::string_view reason);
 

@@ -65,7 +65,7 @@ inline Tensors outcome(const Function& function, const Tensors& inputs, Device d
 
 // Within 4 eps sqrt(terms) of f64 on the CPU with the same inputs, of the largest magnitude; and the same bits twice.
 inline void expect_close(const Function& function, Tensors inputs, DType dtype, double terms, const std::string& what,
-                  Device gpu) {
+                         Device gpu) {
   for (Tensor& x : inputs)
     if (x && is_floating(x.dtype())) x = x.to(dtype).to(DType::f32);  // both start from the rounded values
   const Tensors got = outcome(function, inputs, gpu, dtype), again = outcome(function, inputs, gpu, dtype);

@@ -1,5 +1,5 @@
-// Which calls become cuDNN plans and which go to our own kernels, with what they compute, on the simulated device, whose
-// plans are loops of their own: pointers, strides, caches and fallbacks, not the library's numerics.
+// Which calls become cuDNN plans and which go to our own kernels, with what they compute, on the simulated device,
+// whose plans are loops of their own: pointers, strides, caches and fallbacks, not the library's numerics.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -49,8 +49,8 @@ struct AttentionCase {
   bool causal;
 };
 constexpr AttentionCase attention_cases[] = {
-    {"square, causal", 3, 3, 33, 33, 16, true},     {"more keys, causal", 2, 2, 17, 40, 8, true},
-    {"fewer keys, causal", 2, 2, 40, 17, 8, true},  {"grouped-query", 6, 2, 19, 23, 32, false},
+    {"square, causal", 3, 3, 33, 33, 16, true},       {"more keys, causal", 2, 2, 17, 40, 8, true},
+    {"fewer keys, causal", 2, 2, 40, 17, 8, true},    {"grouped-query", 6, 2, 19, 23, 32, false},
     {"one key head, causal", 4, 1, 20, 20, 64, true}, {"widest", 1, 1, 9, 21, 128, false},
 };
 
@@ -62,9 +62,10 @@ TEST_F(CudnnDispatch, AttentionAndItsGradientsAsPlans) {
     const Function function = [&](const Tensors& in) { return attend(in, {.is_causal = c.causal, .scale = 0.3}); };
     EXPECT_EQ(library_calls(function, inputs), 2U) << c.name;
     for (const DType dtype : {DType::f16, DType::bf16})
-      expect_close(function, inputs, dtype, std::max<double>(2.0 * static_cast<double>(c.time_k * c.heads / c.kv_heads),
-                                                             static_cast<double>(c.d)),
-                   std::string(c.name) + " " + to_text(dtype), gpu);
+      expect_close(
+          function, inputs, dtype,
+          std::max<double>(2.0 * static_cast<double>(c.time_k * c.heads / c.kv_heads), static_cast<double>(c.d)),
+          std::string(c.name) + " " + to_text(dtype), gpu);
   }
 }
 
@@ -151,7 +152,11 @@ struct ConvCase {
 };
 const ConvCase conv_cases[] = {
     {"3x3 with bias", {2, 8, 9, 7}, {16, 8, 3, 3}, true, {.padding = {1, 1}}},
-    {"strided, dilated", {1, 8, 12, 11}, {8, 8, 3, 2}, false, {.stride = {2, 1}, .padding = {1, 2}, .dilation = {1, 2}}},
+    {"strided, dilated",
+     {1, 8, 12, 11},
+     {8, 8, 3, 2},
+     false,
+     {.stride = {2, 1}, .padding = {1, 2}, .dilation = {1, 2}}},
     {"groups with bias", {2, 8, 6, 6}, {24, 4, 2, 3}, true, {.padding = {0, 1}, .groups = 2}},
     {"pointwise", {2, 16, 5, 4}, {8, 16, 1, 1}, false, {}},
 };
@@ -170,7 +175,8 @@ TEST_F(CudnnDispatch, ConvolutionsAndTheirGradientsAsPlans) {
       };
       EXPECT_EQ(library_calls(function, inputs), 3U) << c.name;
       for (const DType dtype : {DType::f16, DType::bf16})
-        expect_close(function, inputs, dtype, static_cast<double>(c.x.numel()), std::string(c.name) + to_text(dtype), gpu);
+        expect_close(function, inputs, dtype, static_cast<double>(c.x.numel()), std::string(c.name) + to_text(dtype),
+                     gpu);
     }
   }
   const Tensors small{randn({1, 2, 5, 5}), randn({2, 2, 3, 3})};
@@ -183,8 +189,8 @@ TEST_F(CudnnDispatch, PlansAreMadeOnceAndKeptOnDisk) {
   std::filesystem::remove_all(folder);
   std::filesystem::create_directory(folder);
   const Variable wish("BINADE_CUDNN_CACHE", folder);
-  const auto run_on = [&](int device, std::int64_t time) {
-    const Tensor x = randn({1, 1, time, 8}).to(DType::f16).to(Device{DeviceType::cuda, device});
+  const auto run_on = [&](int device, std::int64_t time, std::int64_t batch = 1) {
+    const Tensor x = randn({batch, 1, time, 8}).to(DType::f16).to(Device{DeviceType::cuda, device});
     return traced([&] { attend({x, x, x}); });
   };
   EXPECT_TRUE(contains(run_on(0, 101), "cuDNN plan built"));
@@ -193,9 +199,11 @@ TEST_F(CudnnDispatch, PlansAreMadeOnceAndKeptOnDisk) {
   const auto attend_same = [&] { scaled_dot_product_attention(same, same, same); };
   EXPECT_FALSE(contains(traced(attend_same), "cuDNN plan")) << "strides of dims of size 1 do not matter";
   EXPECT_TRUE(contains(run_on(0, 102), "cuDNN plan built")) << "another specification";
+  EXPECT_TRUE(contains(run_on(0, 103, 2), "cuDNN plan built"));
+  EXPECT_TRUE(contains(run_on(0, 103, 3), "cuDNN plan built")) << "only the batch differs, not the strides";
   EXPECT_TRUE(contains(run_on(1, 101), "cuDNN plan read from disk")) << "another device of the same kind";
   const auto count = std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
-  EXPECT_EQ(count, 2);
+  EXPECT_EQ(count, 4);
   for (const auto& entry : std::filesystem::directory_iterator(folder))
     std::ofstream(entry.path(), std::ios::app) << "damage";
   EXPECT_TRUE(contains(run_on(1, 102), "cuDNN plan built")) << "a damaged file";

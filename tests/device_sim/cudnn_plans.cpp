@@ -51,7 +51,8 @@ void require(bool ok, const char* rule) { check(ok, "cuDNN (simulated device): "
 void check_attention(const PlanTensor& q, const PlanTensor& k, const PlanTensor& lse) {
   require(q.dims[3] % 8 == 0 && q.dims[3] <= 128, "the head dimension must be a multiple of 8, at most 128");
   require(q.dims[0] == k.dims[0] && q.dims[3] == k.dims[3] && q.dims[1] % k.dims[1] == 0, "q and k do not fit");
-  require(lse.dtype == DType::f32 && lse.dims == Index{q.dims[0], q.dims[1], q.dims[2], 1}, "stats must be [b, h, s, 1]");
+  require(lse.dtype == DType::f32 && lse.dims == Index{q.dims[0], q.dims[1], q.dims[2], 1},
+          "stats must be [b, h, s, 1]");
 }
 void check_convolution(const PlanTensor& x, const PlanTensor& weight, const PlanTensor& y, const ConvGeometry& g) {
   require(x.dims[1] % weight.dims[1] == 0, "channels of x and weight do not fit");
@@ -66,7 +67,8 @@ void check_spec(const PlanSpec& spec) {
   for (const NamedTensor& n : tensors_of(spec)) {
     const PlanTensor& t = n.tensor;
     require(n.name == "lse" || t.dtype == DType::f16 || t.dtype == DType::bf16, "operands must be of 16 bits");
-    for (std::size_t d = 0; d < 4; ++d) require(t.dims[d] > 0 && t.strides[d] > 0, "sizes and strides must be positive");
+    for (std::size_t d = 0; d < 4; ++d)
+      require(t.dims[d] > 0 && t.strides[d] > 0, "sizes and strides must be positive");
     if (spec.index() < 2) {
       require(t.strides[3] == 1, "the last dim must be contiguous");
       if (n.name == "lse") continue;
@@ -160,14 +162,16 @@ void for_each_product(const PlanTensor& x, const PlanTensor& weight, const PlanT
       const std::int64_t row = to[2] * g.stride[0] + tap[2] * g.dilation[0] - g.padding[0];
       const std::int64_t column = to[3] * g.stride[1] + tap[3] * g.dilation[1] - g.padding[1];
       if (row < 0 || row >= x.dims[2] || column < 0 || column >= x.dims[3]) return;
-      body(Index{to[0], to[1] / share * weight.dims[1] + tap[1], row, column}, Index{to[1], tap[1], tap[2], tap[3]}, to);
+      body(Index{to[0], to[1] / share * weight.dims[1] + tap[1], row, column}, Index{to[1], tap[1], tap[2], tap[3]},
+           to);
     });
   });
 }
 // The result's sums in float, stored once.
 class Sums {
  public:
-  explicit Sums(const Index& dims) : dims_(dims), sums_(static_cast<std::size_t>(dims[0] * dims[1] * dims[2] * dims[3])) {}
+  explicit Sums(const Index& dims)
+      : dims_(dims), sums_(static_cast<std::size_t>(dims[0] * dims[1] * dims[2] * dims[3])) {}
   float& operator[](const Index& i) {
     return sums_[static_cast<std::size_t>(((i[0] * dims_[1] + i[1]) * dims_[2] + i[2]) * dims_[3] + i[3])];
   }
@@ -183,23 +187,20 @@ class Sums {
 void compute(const ConvForward& spec, const std::vector<Operand>& at) {
   Sums sums(spec.y.dims);
   if (spec.bias.given) for_each(spec.y.dims, [&](const Index& i) { sums[i] = at[2].get({0, i[1], 0, 0}); });
-  for_each_product(spec.x, spec.weight, spec.y, spec.geometry, [&](const Index& x, const Index& w, const Index& y) {
-    sums[y] += at[0].get(x) * at[1].get(w);
-  });
+  for_each_product(spec.x, spec.weight, spec.y, spec.geometry,
+                   [&](const Index& x, const Index& w, const Index& y) { sums[y] += at[0].get(x) * at[1].get(w); });
   sums.store(at.back());
 }
 void compute(const ConvDataGradient& spec, const std::vector<Operand>& at) {
   Sums sums(spec.dx.dims);
-  for_each_product(spec.dx, spec.weight, spec.dy, spec.geometry, [&](const Index& x, const Index& w, const Index& y) {
-    sums[x] += at[0].get(y) * at[1].get(w);
-  });
+  for_each_product(spec.dx, spec.weight, spec.dy, spec.geometry,
+                   [&](const Index& x, const Index& w, const Index& y) { sums[x] += at[0].get(y) * at[1].get(w); });
   sums.store(at[2]);
 }
 void compute(const ConvWeightGradient& spec, const std::vector<Operand>& at) {
   Sums sums(spec.dweight.dims);
-  for_each_product(spec.x, spec.dweight, spec.dy, spec.geometry, [&](const Index& x, const Index& w, const Index& y) {
-    sums[w] += at[0].get(x) * at[1].get(y);
-  });
+  for_each_product(spec.x, spec.dweight, spec.dy, spec.geometry,
+                   [&](const Index& x, const Index& w, const Index& y) { sums[w] += at[0].get(x) * at[1].get(y); });
   sums.store(at[2]);
 }
 
@@ -213,9 +214,9 @@ bool touch(const simt::OperationContext& context, const Operand& x, bool output)
   const std::int64_t run = x.t.strides[3] == 1 ? x.t.dims[3] : 1;  // elements side by side
   bool ok = true;
   for_each({x.t.dims[0], x.t.dims[1], x.t.dims[2], x.t.dims[3] / run}, [&](const Index& i) {
-    ok = ok && simt::check_range(context.user("a cuDNN plan"), static_cast<const char*>(x.data) + x.at(i) * size,
-                                 static_cast<std::size_t>(run * size),
-                                 output ? simt::Access::write : simt::Access::read);
+    ok = ok &&
+         simt::check_range(context.user("a cuDNN plan"), static_cast<const char*>(x.data) + x.at(i) * size,
+                           static_cast<std::size_t>(run * size), output ? simt::Access::write : simt::Access::read);
   });
   return ok;
 }

@@ -1,5 +1,6 @@
-// The real cuDNN builds every plan of the examples, of GPT-2 and of a small convolutional network for six GPUs, of which
-// none need be there: that the library accepts shapes, layouts and dtypes, not that its kernels are right (docs/gpu_truth.md).
+// The real cuDNN builds every plan of the examples, of GPT-2 and of a small convolutional network for six GPUs, of
+// which none need be there: that the library accepts shapes, layouts and dtypes, not that its kernels are right
+// (docs/gpu_truth.md).
 #include <cuda_occupancy.h>
 #include <gtest/gtest.h>
 
@@ -33,8 +34,10 @@ struct Attention {
   bool causal = true, packed = true;  // packed: views of [batch, time, 3 heads d], as nn::GPT has them
 };
 constexpr Attention attentions[] = {
-    {"gpt tiny", 12, 4, 4, 64, 32},           {"gpt small", 8, 6, 6, 256, 64},
-    {"gpt2, 1024 tokens", 4, 12, 12, 1024, 64}, {"separate, not causal", 2, 8, 8, 512, 128, false, false},
+    {"gpt tiny", 12, 4, 4, 64, 32},
+    {"gpt small", 8, 6, 6, 256, 64},
+    {"gpt2, 1024 tokens", 4, 12, 12, 1024, 64},
+    {"separate, not causal", 2, 8, 8, 512, 128, false, false},
     {"grouped-query", 2, 8, 2, 512, 64, true, false},
 };
 
@@ -47,9 +50,13 @@ SdpaForward forward_of(const Attention& a, DType dtype) {
   const auto of = [&](std::int64_t heads, std::int64_t count) {
     return a.packed ? heads_of(a, dtype, heads, count) : laid_out(dtype, {a.batch, heads, a.time, a.d});
   };
-  return {of(a.heads, parts),    of(a.kv_heads, parts),
-          of(a.kv_heads, parts), of(a.heads, 1),
-          laid_out(DType::f32, {a.batch, a.heads, a.time, 1}), 0.125, a.causal};
+  return {of(a.heads, parts),
+          of(a.kv_heads, parts),
+          of(a.kv_heads, parts),
+          of(a.heads, 1),
+          laid_out(DType::f32, {a.batch, a.heads, a.time, 1}),
+          0.125,
+          a.causal};
 }
 SdpaBackward backward_of(const Attention& a, DType dtype) {
   const SdpaForward f = forward_of(a, dtype);
@@ -59,20 +66,22 @@ SdpaBackward backward_of(const Attention& a, DType dtype) {
 struct Convolution {
   const char* name;
   std::int64_t batch, c_in, c_out, size, kernel, stride, padding;
-  bool channels_last;
+  bool channels_last, result_last;  // the innermost dim of x and weight, and of y
 };
 constexpr Convolution convolutions[] = {
-    {"3x3, channels last", 16, 32, 64, 28, 3, 1, 1, true},
-    {"3x3", 16, 32, 64, 28, 3, 1, 1, false},
-    {"strided 3x3", 16, 64, 128, 14, 3, 2, 1, false},
-    {"first layer 5x5", 16, 1, 32, 28, 5, 1, 2, false},
+    {"3x3, channels last", 16, 32, 64, 28, 3, 1, 1, true, true},
+    {"3x3", 16, 32, 64, 28, 3, 1, 1, false, false},
+    {"strided 3x3", 16, 64, 128, 14, 3, 2, 1, false, false},
+    {"first layer 5x5", 16, 1, 32, 28, 5, 1, 2, false, false},
+    {"3x3, last into first", 16, 32, 64, 28, 3, 1, 1, true, false},
 };
 std::vector<PlanSpec> plans_of(const Convolution& c, DType dtype) {
-  const std::array<int, 4> order = c.channels_last ? std::array<int, 4>{1, 3, 2, 0} : std::array<int, 4>{3, 2, 1, 0};
+  constexpr std::array<int, 4> last{1, 3, 2, 0}, first{3, 2, 1, 0};
+  const std::array<int, 4> order = c.channels_last ? last : first;
   const std::int64_t out = (c.size + 2 * c.padding - c.kernel) / c.stride + 1;
   const PlanTensor x = laid_out(dtype, {c.batch, c.c_in, c.size, c.size}, order);
   const PlanTensor weight = laid_out(dtype, {c.c_out, c.c_in, c.kernel, c.kernel}, order);
-  const PlanTensor y = laid_out(dtype, {c.batch, c.c_out, out, out}, order);
+  const PlanTensor y = laid_out(dtype, {c.batch, c.c_out, out, out}, c.result_last ? last : first);
   const PlanTensor bias = laid_out(dtype, {1, c.c_out, 1, 1}, {1, 3, 2, 0});
   const ConvGeometry g{{c.stride, c.stride}, {c.padding, c.padding}, {1, 1}};
   return {ConvForward{x, weight, {}, y, g}, ConvForward{x, weight, bias, y, g}, ConvDataGradient{y, weight, x, g},
