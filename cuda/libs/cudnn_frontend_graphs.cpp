@@ -191,7 +191,7 @@ class FrontendPlan : public Plan {
   // The current device's handle, on this stream. The mutex is held.
   static cudnnHandle_t handle_on(cudaStream_t stream) {
     int device = 0;
-    check(fe::detail::cuda_get_device(&device) == cudaSuccess, "cuDNN: no current device");
+    check(cudaGetDevice(&device) == cudaSuccess, "cuDNN: no current device");
     cudnnHandle_t& handle = handles().of_device[device];
     if (!handle) check(fe::detail::create_handle(&handle) == CUDNN_STATUS_SUCCESS, "cuDNN: no handle could be made");
     check(fe::detail::set_stream(handle, stream) == CUDNN_STATUS_SUCCESS, "cuDNN: the stream could not be set");

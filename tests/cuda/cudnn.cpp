@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "binade/core/backend/graphed_step.h"
 #include "binade/core/backend/trace.h"
 #include "binade/tests/cuda/simulated.h"
 
@@ -32,6 +33,8 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 Tensor attend(const Tensors& in, SdpaOptions options = {}) {
   return scaled_dot_product_attention(in[0], in[1], in[2], in.size() > 3 ? in[3] : Tensor(), options);
 }
+
+using cuda::GraphedStep;
 
 class CudnnDispatch : public SimulatedDevice {
  protected:
@@ -208,6 +211,26 @@ TEST_F(CudnnDispatch, PlansAreMadeOnceAndKeptOnDisk) {
     std::ofstream(entry.path(), std::ios::app) << "damage";
   EXPECT_TRUE(contains(run_on(1, 102), "cuDNN plan built")) << "a damaged file";
   std::filesystem::remove_all(folder);
+}
+
+TEST_F(CudnnDispatch, CapturedStepsReplayPlans) {
+  manual_seed(16);
+  const Tensor weight = randn({24, 24}, {.device = gpu}), image = randn({8, 8, 3, 3}).to(DType::f16).to(gpu);
+  const auto step = [&](const Tensors& in) -> Tensors {
+    const Tensor qkv = matmul(in[0], weight).to(DType::f16);
+    const Tensor y = packed_self_attention(qkv, 1, {.is_causal = true});
+    return {conv2d(y.reshape({2, 1, 8, 8}).expand({2, 8, 8, 8}).contiguous(), image, {}).to(DType::f32)};
+  };
+  GraphedStep graphed(step, {.device = gpu});
+  for (int t = 0; t < 6; ++t) {
+    const Tensors batch{randn({2, 8, 24}).to(gpu)};
+    const bool replayed = graphed.captured();
+    const std::uint64_t before = simulator->counters().library_launches;
+    const Tensor there = graphed(batch)[0].clone();
+    EXPECT_EQ(simulator->counters().library_launches - before, replayed ? 0U : 3U) << t;
+    expect_same_bits(there, step(batch)[0], "step " + std::to_string(t));
+  }
+  EXPECT_TRUE(graphed.captured());
 }
 
 TEST(Trace, SaysWhatIsAskedFor) {
