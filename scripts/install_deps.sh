@@ -1,6 +1,39 @@
 #!/bin/sh
 # Installs what binade needs to build, test and run its examples, on Debian or Ubuntu. Quiet when all is there.
+#
+#   install_deps.sh          the above
+#   install_deps.sh --cuda   also CUDA from PyPI, into build/cuda-venv, where CMake looks first: cudnn-frontend, and where
+#                            the machine has none, the toolkit (nvcc), cuBLAS, cuDNN and NCCL. About 3 GB in that case.
+#   install_deps.sh --cuda-wheels   the same, whatever the machine has
+# The GPU's driver is not part of this.
 set -eu
+
+mode=${1:-}
+case $mode in
+  "" | --cuda | --cuda-wheels) ;;
+  *) echo "install_deps: unknown option $mode; there are --cuda and --cuda-wheels" >&2; exit 2 ;;
+esac
+
+# One line of the toolkit, so that nvcc, headers and libraries fit each other.
+cuda_toolkit="nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.*
+  nvidia-cuda-cccl==13.0.* nvidia-cuda-nvrtc==13.0.*"
+cuda_libraries="nvidia-cublas==13.* nvidia-cudnn-cu13==9.* nvidia-nccl-cu13==2.*"
+cudnn_frontend="nvidia-cudnn-frontend>=1.32,<2"
+
+install_cuda() {
+  venv=$(cd "$(dirname "$0")/.." && pwd)/build/cuda-venv
+  wanted=$cudnn_frontend
+  if [ "$mode" = --cuda-wheels ] || { ! command -v nvcc >/dev/null 2>&1 && [ ! -x /usr/local/cuda/bin/nvcc ]; }; then
+    wanted="$cuda_toolkit $cuda_libraries $wanted"
+  fi
+  [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
+  # Without dependencies: what is needed is named above, and cudnn-frontend would bring Python packages.
+  # shellcheck disable=SC2086
+  "$venv/bin/pip" install -q --disable-pip-version-check --no-deps $wanted || {
+    echo "install_deps: pip could not install" $wanted >&2
+    exit 1
+  }
+}
 
 # ocl-icd-opencl-dev: the CMake package of Debian's oneDNN asks for OpenCL.
 packages="build-essential cmake ninja-build ccache pkg-config
@@ -20,7 +53,10 @@ for package in $packages; do
   status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
   [ "$status" = installed ] || missing="$missing $package"
 done
-[ -n "$missing" ] || exit 0
+if [ -z "$missing" ]; then
+  [ -z "$mode" ] || install_cuda
+  exit 0
+fi
 
 if [ "$(id -u)" = 0 ]; then
   as_root=""
@@ -46,4 +82,5 @@ if ! install; then
   echo "install_deps: apt-get install failed for:$missing" >&2
   exit 1
 fi
+[ -z "$mode" ] || install_cuda
 echo "install_deps: done"

@@ -3,6 +3,7 @@
 // multiply-adds in float (double); what cuDNN does with Tensor Cores is for cuda/libs.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
+#include "binade/cuda/kernels/attention.h"
 #include "binade/cuda/kernels/attention_tiles.h"
 
 namespace binade::cuda {
@@ -105,8 +106,10 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
   }
 }
 
-void attention(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
-               kernel::AttentionOptions options) {
+}  // namespace
+
+void own_attention(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
+                   kernel::AttentionOptions options) {
   if (o.numel() == 0) return;
   with_attention_tiles(q.dtype, q.size(3), [&]<class C, int D>() {
     using T = Tiles<C, D>;
@@ -118,10 +121,5 @@ void attention(TensorView q, TensorView k, TensorView v, TensorView mask, Tensor
            head_rows(v), head_rows(o), head_rows(lse), tiles);
   });
 }
-
-}  // namespace
-
-void provide_attention();
-void provide_attention() { kernel::attention.provide(DeviceType::cuda, attention); }
 
 }  // namespace binade::cuda

@@ -5,6 +5,7 @@
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include "binade/core/backend/memory.h"
+#include "binade/cuda/kernels/attention.h"
 #include "binade/cuda/kernels/attention_tiles.h"
 #include "binade/cuda/kernels/operands.h"
 
@@ -128,8 +129,11 @@ void run(const AttentionShape& s, const AttentionSide& own, const AttentionSide&
          head_rows(d_second), tiles);
 }
 
-void attention_backward(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
-                        TensorView d_o, TensorView dq, TensorView dk, TensorView dv, kernel::AttentionOptions options) {
+}  // namespace
+
+void own_attention_backward(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
+                            TensorView d_o, TensorView dq, TensorView dk, TensorView dv,
+                            kernel::AttentionOptions options) {
   if (o.numel() == 0) return;
   with_attention_tiles(q.dtype, q.size(3), [&]<class C, int D>() {
     const AttentionShape s = attention_shape(q, k, mask, options);
@@ -143,10 +147,5 @@ void attention_backward(TensorView q, TensorView k, TensorView v, TensorView mas
     run<C, D, true>(s, keys, queries, statistics, dk, dv, k);
   });
 }
-
-}  // namespace
-
-void provide_attention_backward();
-void provide_attention_backward() { kernel::attention_backward.provide(DeviceType::cuda, attention_backward); }
 
 }  // namespace binade::cuda

@@ -8,6 +8,7 @@
 
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
+#include "binade/cuda/kernels/conv.h"
 #include "binade/cuda/kernels/operand.h"
 #include "binade/cuda/runtime/context.h"
 
@@ -236,7 +237,9 @@ void run(const Problem& problem, std::int64_t m, std::int64_t n, std::int64_t k,
   launch(config, conv_kernel<C, Problem>, problem, length, static_cast<int>(pieces));
 }
 
-void conv2d(TensorView x, TensorView weight, TensorView bias, TensorView y, kernel::ConvOptions options) {
+}  // namespace
+
+void own_conv2d(TensorView x, TensorView weight, TensorView bias, TensorView y, kernel::ConvOptions options) {
   if (y.numel() == 0) return;
   Forward problem{describe(x, weight, y, x.dtype, options)};
   const Conv& c = problem.c;
@@ -251,7 +254,7 @@ void conv2d(TensorView x, TensorView weight, TensorView bias, TensorView y, kern
   x.dtype == DType::f64 ? start(double{}) : start(float{});
 }
 
-void conv2d_backward_data(TensorView dy, TensorView weight, TensorView dx, kernel::ConvOptions options) {
+void own_conv2d_backward_data(TensorView dy, TensorView weight, TensorView dx, kernel::ConvOptions options) {
   if (dx.numel() == 0) return;
   const BackwardData problem{describe(dx, weight, dy, dy.dtype, options)};
   const Conv& c = problem.c;
@@ -262,7 +265,7 @@ void conv2d_backward_data(TensorView dy, TensorView weight, TensorView dx, kerne
   dy.dtype == DType::f64 ? start(double{}) : start(float{});
 }
 
-void conv2d_backward_weight(TensorView x, TensorView dy, TensorView dweight, kernel::ConvOptions options) {
+void own_conv2d_backward_weight(TensorView x, TensorView dy, TensorView dweight, kernel::ConvOptions options) {
   if (dweight.numel() == 0) return;
   constexpr std::int64_t shortest_piece = 256, enough_blocks = 512;
   BackwardWeight problem{describe(x, dweight, dy, x.dtype, options), 0};
@@ -293,15 +296,6 @@ void conv2d_backward_weight(TensorView x, TensorView dy, TensorView dweight, ker
     kernel::sum(parts, whole, 1, false);
   };
   x.dtype == DType::f64 ? start(double{}) : start(float{});
-}
-
-}  // namespace
-
-void provide_conv();
-void provide_conv() {
-  kernel::conv2d.provide(DeviceType::cuda, conv2d);
-  kernel::conv2d_backward_data.provide(DeviceType::cuda, conv2d_backward_data);
-  kernel::conv2d_backward_weight.provide(DeviceType::cuda, conv2d_backward_weight);
 }
 
 }  // namespace binade::cuda

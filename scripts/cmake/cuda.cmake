@@ -49,10 +49,12 @@ message(STATUS "binade: CPU and CUDA backends (nvcc ${CMAKE_CUDA_COMPILER_VERSIO
 
 file(GLOB cuda_kernels CONFIGURE_DEPENDS cuda/kernels/*.cu)
 file(GLOB cuda_sources CONFIGURE_DEPENDS cuda/runtime/*.cpp cuda/libs/*.cpp)
+list(FILTER cuda_sources EXCLUDE REGEX "cudnn_frontend_graphs|cudnn_plans_absent")
 binade_generate_provide_kernels(${generated}/provide_cuda_kernels.cpp cuda ${cuda_kernels} ${cuda_sources})
 
 add_library(binade_cuda MODULE ${cuda_kernels} ${cuda_sources} ${generated}/provide_cuda_kernels.cpp)
 binade_own_code(binade_cuda)
+binade_add_cudnn_plans(binade_cuda)
 # No contraction to fused multiply-add, as everywhere: kernels ask for it themselves, and round as the CPU's do.
 target_compile_options(binade_cuda PRIVATE
   "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_code};--expt-relaxed-constexpr;--fmad=false;-Xptxas=-v;-Xcompiler=-Wall,-Wextra,-ffp-contract=off;$<$<BOOL:${BINADE_WERROR}>:-Werror=all-warnings>>")

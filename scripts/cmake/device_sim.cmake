@@ -38,6 +38,8 @@ function(binade_link_simulator target)
 endfunction()
 
 file(GLOB simulator_sources CONFIGURE_DEPENDS ${binade_device_sim_dir}/*.cpp)
+set(simulated_cudnn ${binade_device_sim_dir}/cudnn_plans.cpp)  # belongs to the backend's plugins only
+list(REMOVE_ITEM simulator_sources ${simulated_cudnn})
 add_library(binade_device_simulator OBJECT EXCLUDE_FROM_ALL ${simulator_sources})
 binade_own_code(binade_device_simulator)
 binade_simulated_code(binade_device_simulator)
@@ -79,6 +81,8 @@ endfunction()
 file(GLOB cuda_kernel_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/kernels/*.cu)
 file(GLOB cuda_host_files CONFIGURE_DEPENDS
   ${PROJECT_SOURCE_DIR}/cuda/runtime/*.cpp ${PROJECT_SOURCE_DIR}/cuda/libs/*.cpp)
+list(FILTER cuda_host_files EXCLUDE REGEX "cudnn_frontend_graphs|cudnn_plans_absent")
+list(APPEND cuda_host_files ${simulated_cudnn})
 if(cuda_kernel_files AND cuda_host_files)
   set(provide_simulated ${generated}/provide_simulated_kernels.cpp)
   binade_generate_provide_kernels(${provide_simulated} cuda ${cuda_kernel_files} ${cuda_host_files})

@@ -100,6 +100,7 @@ endforeach()
 set_source_files_properties(tests/train/golden_gpt.cpp PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 
 include(scripts/cmake/device_sim.cmake)
+include(scripts/cmake/cudnn_plans.cmake)
 
 set(check ${Python3_EXECUTABLE} ${tests_dir}/structure/check_structure.py)
 add_test(NAME structure_rules COMMAND ${check} ${PROJECT_SOURCE_DIR})

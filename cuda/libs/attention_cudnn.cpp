@@ -1,0 +1,64 @@
+// kernel::attention and its gradient: cuDNN's fused plans where they can do the call, else our own kernels. Both save
+// the same logsumexp, so that the gradient may take the other road than its forward pass.
+#include "binade/core/backend/kernels.h"
+#include "binade/cuda/kernels/attention.h"
+#include "binade/cuda/libs/cudnn_plans.h"
+
+namespace binade::cuda {
+
+namespace {
+
+// Why the call is not for cuDNN, or nothing. Dropout: the library's own random numbers are not the words of our draw.
+// Masks: the library wants them as scores in memory, and a row that sees nothing would give NaN.
+std::string_view why_not(const TensorView& mask, const kernel::AttentionOptions& options,
+                         std::initializer_list<TensorView> tensors) {
+  if (mask) return "a mask";
+  if (options.dropout > 0) return "dropout";
+  const std::int64_t d = tensors.begin()->size(3);
+  if (d % 8 != 0 || d > 256) return "d is not a multiple of 8 up to 256";
+  if (const std::string_view reason = why_not_plan(tensors); !reason.empty()) return reason;
+  for (const TensorView& x : tensors)
+    for (int dim = 0; dim < 3; ++dim)
+      if (x.size(dim) > 1 && x.stride(dim) % 8 != 0) return "rows are not aligned to 16 bytes";
+  return {};
+}
+
+void attention(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
+               kernel::AttentionOptions options) {
+  const std::string_view reason = why_not(mask, options, {q, k, v, o});
+  if (!reason.empty()) {
+    trace_own_kernels("attention", q.device, reason);
+  } else {
+    const SdpaForward spec{plan_tensor(q),   plan_tensor(k), plan_tensor(v), plan_tensor(o),
+                           plan_tensor(lse), options.scale,  options.causal};
+    void* const pointers[] = {q.data, k.data, v.data, o.data, lse.data};
+    if (run_plan("attention", spec, q.device, pointers)) return;
+  }
+  own_attention(q, k, v, mask, o, lse, options);
+}
+
+void attention_backward(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
+                        TensorView d_o, TensorView dq, TensorView dk, TensorView dv, kernel::AttentionOptions options) {
+  const std::string_view reason = dq && dk && dv ? why_not(mask, options, {q, k, v, o, d_o, dq, dk, dv})
+                                                 : std::string_view("not all gradients are wanted");
+  if (!reason.empty()) {
+    trace_own_kernels("attention_backward", q.device, reason);
+  } else {
+    const SdpaBackward spec{plan_tensor(q),   plan_tensor(k),   plan_tensor(v),  plan_tensor(o),
+                            plan_tensor(d_o), plan_tensor(lse), plan_tensor(dq), plan_tensor(dk),
+                            plan_tensor(dv),  options.scale,    options.causal};
+    void* const pointers[] = {q.data, k.data, v.data, o.data, d_o.data, lse.data, dq.data, dk.data, dv.data};
+    if (run_plan("attention_backward", spec, q.device, pointers)) return;
+  }
+  own_attention_backward(q, k, v, mask, o, lse, d_o, dq, dk, dv, options);
+}
+
+}  // namespace
+
+void provide_attention_cudnn();
+void provide_attention_cudnn() {
+  kernel::attention.provide(DeviceType::cuda, attention);
+  kernel::attention_backward.provide(DeviceType::cuda, attention_backward);
+}
+
+}  // namespace binade::cuda

@@ -1,0 +1,196 @@
+#include "binade/cuda/libs/cudnn_plans.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <optional>
+
+#include "binade/core/backend/memory.h"
+#include "binade/core/backend/trace.h"
+#include "binade/core/base/error.h"
+#include "binade/core/io/atomic_file.h"
+#include "binade/cuda/runtime/context.h"
+
+namespace binade::cuda {
+
+namespace {
+
+std::string text_of(const PlanTensor& x) {
+  std::string text = to_text(x.dtype);
+  for (const auto& [open, numbers] : {std::pair{" [", &x.dims}, std::pair{" strides [", &x.strides}}) {
+    text += open;
+    for (std::size_t d = 0; d < 4; ++d) text += (d ? ", " : "") + std::to_string((*numbers)[d]);
+    text += ']';
+  }
+  return text;
+}
+
+// ---- plans on disk: a file per plan, whose first part is the key, for names are only a hash of it
+
+std::uint64_t fnv1a(std::string_view text) {
+  std::uint64_t hash = 0xcbf29ce484222325ULL;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  return hash;
+}
+
+class PlanFile {
+ public:
+  explicit PlanFile(const std::string& key) : header_(key + '\0') {
+    const char* folder = std::getenv("BINADE_CUDNN_CACHE");
+    if (folder && *folder) path_ = std::string(folder) + "/" + std::to_string(fnv1a(key)) + ".plan";
+  }
+  std::optional<std::vector<std::uint8_t>> read() const {
+    if (path_.empty()) return {};
+    std::ifstream file(path_, std::ios::binary);
+    const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+    if (!bytes.starts_with(header_)) return {};
+    return std::vector<std::uint8_t>(bytes.begin() + static_cast<std::ptrdiff_t>(header_.size()), bytes.end());
+  }
+  void write(const Plan& plan) const {
+    if (path_.empty()) return;
+    const std::vector<std::uint8_t> bytes = plan.serialize();
+    io::AtomicFile file(path_);
+    file.write(std::as_bytes(std::span(header_)));
+    file.write(std::as_bytes(std::span(bytes)));
+    file.commit();
+  }
+
+ private:
+  std::string header_, path_;
+};
+
+// ---- plans of this process
+
+struct KnownPlan {
+  std::unique_ptr<Plan> plan;  // or null, and why
+  std::string refusal;
+};
+
+KnownPlan make_plan(const PlanSpec& spec, const std::string& text, Device device) {
+  try {
+    const auto start = std::chrono::steady_clock::now();
+    const std::string properties = device_properties(device);
+    const PlanFile file(plan_library() + '\n' + properties + '\n' + text);
+    KnownPlan known;
+    const char* source = "read from disk";
+    if (const auto bytes = file.read()) {
+      try {
+        known.plan = restore_plan(spec, properties, *bytes);
+      } catch (const Error&) {  // damaged, or of a library that says the same version: made again
+      }
+    }
+    if (!known.plan) {
+      source = "built";
+      known.plan = build_plan(spec, properties);
+      file.write(*known.plan);
+    }
+    const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
+    if (traces("dispatch")) {
+      trace("dispatch", {"cuDNN plan ", source, " in ", std::to_string(time.count()), " ms: ", known.plan->engine(),
+                         ", ", std::to_string(known.plan->workspace_bytes()), " bytes of workspace: ", text});
+    }
+    return known;
+  } catch (const Error& error) {
+    return {nullptr, error.what()};
+  }
+}
+
+const KnownPlan& known_plan(const PlanSpec& spec, const std::string& text, Device device) {
+  static auto* mutex = new std::mutex;
+  // Never destroyed: the driver may be gone before static destructors run.
+  static auto* known = new std::map<std::pair<int, std::string>, KnownPlan>;
+  const std::lock_guard lock(*mutex);
+  auto [at, fresh] = known->try_emplace({device.index, text});
+  if (fresh) at->second = make_plan(spec, text, device);
+  return at->second;
+}
+
+}  // namespace
+
+PlanTensor plan_tensor(const TensorView& x) {
+  PlanTensor tensor{true, x.dtype, {1, 1, 1, 1}, {}};
+  std::int64_t gapless = 1;
+  for (int d = 3; d >= 0; --d) {
+    const auto i = static_cast<std::size_t>(d);
+    if (d < x.dim()) tensor.dims[i] = x.size(d);
+    tensor.strides[i] = tensor.dims[i] == 1 ? gapless : x.stride(d);
+    gapless = tensor.dims[i] * tensor.strides[i];
+  }
+  return tensor;
+}
+
+std::vector<NamedTensor> tensors_of(const PlanSpec& spec) {
+  std::vector<NamedTensor> all;
+  if (const auto* s = std::get_if<SdpaForward>(&spec)) {
+    all = {{"q", s->q, false}, {"k", s->k, false}, {"v", s->v, false}, {"o", s->o, true}, {"lse", s->lse, true}};
+  } else if (const auto* b = std::get_if<SdpaBackward>(&spec)) {
+    all = {{"q", b->q, false},     {"k", b->k, false},  {"v", b->v, false},  {"o", b->o, false}, {"d_o", b->d_o, false},
+           {"lse", b->lse, false}, {"dq", b->dq, true}, {"dk", b->dk, true}, {"dv", b->dv, true}};
+  } else if (const auto* f = std::get_if<ConvForward>(&spec)) {
+    all = {{"x", f->x, false}, {"weight", f->weight, false}, {"bias", f->bias, false}, {"y", f->y, true}};
+  } else if (const auto* d = std::get_if<ConvDataGradient>(&spec)) {
+    all = {{"dy", d->dy, false}, {"weight", d->weight, false}, {"dx", d->dx, true}};
+  } else if (const auto* w = std::get_if<ConvWeightGradient>(&spec)) {
+    all = {{"x", w->x, false}, {"dy", w->dy, false}, {"dweight", w->dweight, true}};
+  }
+  std::erase_if(all, [](const NamedTensor& t) { return !t.tensor.given; });
+  return all;
+}
+
+std::string to_text(const PlanSpec& spec) {
+  constexpr const char* names[] = {"SdpaForward", "SdpaBackward", "ConvForward", "ConvDataGradient",
+                                   "ConvWeightGradient"};
+  std::string text = names[spec.index()];
+  for (const NamedTensor& t : tensors_of(spec)) text.append(" ").append(t.name).append(" ").append(text_of(t.tensor));
+  std::visit(
+      [&](const auto& s) {
+        if constexpr (requires { s.geometry; }) {
+          for (const auto& [name, pair] :
+               {std::pair{" stride ", &s.geometry.stride}, std::pair{" padding ", &s.geometry.padding},
+                std::pair{" dilation ", &s.geometry.dilation}}) {
+            text += name + std::to_string((*pair)[0]) + " x " + std::to_string((*pair)[1]);
+          }
+        } else {
+          text += " scale " + binade::to_text(s.scale) + (s.causal ? " causal" : "");
+        }
+      },
+      spec);
+  return text;
+}
+
+bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::span<void* const> pointers) {
+  const std::string text = to_text(spec);
+  const KnownPlan& known = known_plan(spec, text, device);
+  if (!known.plan) {
+    trace_own_kernels(op, device, known.refusal);
+    return false;
+  }
+  const Scratch workspace(known.plan->workspace_bytes(), device);
+  known.plan->execute(stream_of(device), pointers, workspace.as<void>());
+  if (traces("dispatch")) trace("dispatch", {op, " on ", to_text(device), ": cuDNN: ", known.plan->engine()});
+  return true;
+}
+
+std::string_view why_not_plan(std::initializer_list<TensorView> tensors) {
+  if (const char* wish = std::getenv("BINADE_CUDNN"); wish && std::string_view(wish) == "0") return "BINADE_CUDNN is 0";
+  const DType dtype = tensors.begin()->dtype;
+  if (dtype != DType::f16 && dtype != DType::bf16) return "not f16 or bf16";
+  for (const TensorView& x : tensors) {
+    if (!x) continue;
+    if (x.dtype != dtype) return "more than one dtype";
+    if (x.numel() == 0) return "an operand is empty";
+    if (reinterpret_cast<std::uintptr_t>(x.data) % 16 != 0) return "an operand is not aligned to 16 bytes";
+    for (int d = 0; d < x.dim(); ++d)
+      if (x.size(d) > 1 && x.stride(d) <= 0) return "an operand repeats elements";
+  }
+  return {};
+}
+
+void trace_own_kernels(std::string_view op, Device device, std::string_view reason) {
+  if (traces("dispatch")) trace("dispatch", {op, " on ", to_text(device), ": own kernels: ", reason});
+}
+
+}  // namespace binade::cuda

@@ -1,0 +1,104 @@
+// What binade asks of cuDNN: a closed list of specifications, the plans made from them, and one cache of plans. Who
+// makes plans is decided at link time: cudnn_frontend_graphs.cpp (the library), cudnn_plans_absent.cpp (nobody), or the
+// simulated device of the tests.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "binade/core/tensor/view.h"
+
+namespace binade::cuda {
+
+// Four dims, strides in elements; absent where `given` is false.
+struct PlanTensor {
+  bool given = false;
+  DType dtype = DType::f32;
+  std::array<std::int64_t, 4> dims{}, strides{};
+};
+// A view of at most four dims; fewer are filled up with ones at the end. Strides of dims of size 1 are made what they
+// would be without gaps, so that equal calls have equal specifications.
+PlanTensor plan_tensor(const TensorView& x);
+
+// Attention as kernels.h defines it, without mask and dropout: operands [batch, heads, time, d] of one 16-bit dtype, k
+// and v with fewer heads where shared by groups of q's; lse [batch, heads, time_q, 1] f32, natural logarithm.
+struct SdpaForward {
+  PlanTensor q, k, v, o, lse;
+  double scale = 1;
+  bool causal = false;  // query i sees keys j <= i
+};
+struct SdpaBackward {
+  PlanTensor q, k, v, o, d_o, lse, dq, dk, dv;
+  double scale = 1;
+  bool causal = false;
+};
+
+// Cross-correlation of x [batch, c_in, h, w] with weight [c_out, c_in / groups, kh, kw]; the groups follow from the
+// channels. All tensors of one 16-bit dtype, in any order of dims that their strides say.
+struct ConvGeometry {
+  std::array<std::int64_t, 2> stride{1, 1}, padding{0, 0}, dilation{1, 1};
+};
+struct ConvForward {
+  PlanTensor x, weight, bias, y;  // bias [1, c_out, 1, 1], or absent: added before the one rounding
+  ConvGeometry geometry;
+};
+struct ConvDataGradient {
+  PlanTensor dy, weight, dx;
+  ConvGeometry geometry;
+};
+struct ConvWeightGradient {
+  PlanTensor x, dy, dweight;
+  ConvGeometry geometry;
+};
+
+using PlanSpec = std::variant<SdpaForward, SdpaBackward, ConvForward, ConvDataGradient, ConvWeightGradient>;
+
+struct NamedTensor {
+  std::string_view name;
+  PlanTensor tensor;
+  bool output;
+};
+// The tensors given, in the order of the members. execute() takes their pointers in this order; the library knows them
+// by their place in it.
+std::vector<NamedTensor> tensors_of(const PlanSpec& spec);
+std::string to_text(const PlanSpec& spec);  // all of it, in one line: equal texts are equal specifications
+
+class Plan {
+ public:
+  virtual ~Plan() = default;
+  virtual std::size_t workspace_bytes() const = 0;
+  virtual std::string engine() const = 0;               // what the library calls the kernel it chose
+  virtual std::vector<PlanTensor> tensors() const = 0;  // as the library has them, in the order of tensors_of()
+  virtual std::vector<std::uint8_t> serialize() const = 0;
+  // Pointers aligned to 16 bytes, workspace too; on the stream's device, which is current.
+  virtual void execute(cudaStream_t stream, std::span<void* const> pointers, void* workspace) const = 0;
+};
+
+// ---- who makes plans. All throw Error with the library's reason.
+std::string plan_library();  // name and version
+// What the library needs to know of a GPU, as its JSON. Plans are made for such a description, with or without the GPU.
+std::string device_properties(Device device);
+std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const std::string& properties);
+std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& properties,
+                                   std::span<const std::uint8_t> serialized);
+
+// ---- the cache
+
+// Runs the specification on the device's stream, or returns false where the library refuses it; both are remembered per
+// device. A plan is also kept in the folder that BINADE_CUDNN_CACHE names, if any, for later processes: by library,
+// GPU and specification. `op` names the call in traces (BINADE_TRACE=dispatch).
+bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::span<void* const> pointers);
+// Why a plan cannot use these tensors as they lie, or nothing: 16-bit floats of one dtype, with elements, no dim
+// repeated, aligned to 16 bytes, and cuDNN not switched off (BINADE_CUDNN=0). An absent view is left out.
+std::string_view why_not_plan(std::initializer_list<TensorView> tensors);
+void trace_own_kernels(std::string_view op, Device device, std::string_view reason);
+
+}  // namespace binade::cuda
