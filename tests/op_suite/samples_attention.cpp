@@ -37,7 +37,9 @@ void samples_attention(SampleMap& out) {
   add("causal blocks", {1, 2, 2, 131, 131, 5}, {.is_causal = true});
   add("causal, more keys", {1, 2, 2, 3, 6, 4}, {.is_causal = true});
   add("causal, fewer keys", {1, 2, 2, 6, 3, 4}, {.is_causal = true});
+  add("causal, eight channels", {1, 2, 2, 12, 12, 8}, {.is_causal = true});
   add("grouped-query", {2, 6, 2, 5, 7, 4});
+  add("grouped-query, sixteen channels", {1, 4, 2, 6, 9, 16});
   add("one key head, causal", {1, 4, 1, 5, 5, 4}, {.is_causal = true});
   add("scale", {1, 2, 2, 5, 5, 4}, {.scale = 0.3});
   add("empty batch", {0, 2, 2, 5, 5, 4});
@@ -84,6 +86,7 @@ void samples_attention(SampleMap& out) {
   add_packed("plain", {2, 5, 24}, 2);
   add_packed("one element", {1, 1, 3}, 1);
   add_packed("causal", {2, 7, 30}, 2, {.is_causal = true});
+  add_packed("causal, eight channels", {2, 6, 48}, 2, {.is_causal = true});
   add_packed("causal blocks", {1, 70, 18}, 3, {.is_causal = true});
   add_packed("scale", {1, 5, 12}, 1, {.scale = 0.7});
   add_packed("empty batch", {0, 5, 24}, 2);
