@@ -96,9 +96,6 @@ foreach(file IN LISTS bench_files)
   endif()
 endforeach()
 
-# With the precompiled header, g++ 12 warns of an overflow in std::string's own code here.
-set_source_files_properties(tests/train/golden_gpt.cpp PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
-
 include(scripts/cmake/device_sim.cmake)
 include(scripts/cmake/cudnn_plans.cmake)
 

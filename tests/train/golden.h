@@ -11,7 +11,7 @@
 namespace binade::test {
 
 inline io::TensorMap golden(const std::string& name) {
-  return io::load(std::string(BINADE_SOURCE_DIR) + "/tests/golden/" + name + ".safetensors");
+  return io::load(BINADE_SOURCE_DIR "/tests/golden/" + name + ".safetensors");
 }
 
 // |got - expected| / |expected|, Euclidean; against 0 the absolute norm.
