@@ -33,6 +33,9 @@ install_cuda() {
     echo "install_deps: pip could not install" $wanted >&2
     exit 1
   }
+  for library in "$venv"/lib/python3*/site-packages/nvidia/cu13/lib/libcudart.so.13; do
+    [ ! -e "$library" ] || ln -sf libcudart.so.13 "${library%.13}"  # the name CMake looks for
+  done
 }
 
 # ocl-icd-opencl-dev: the CMake package of Debian's oneDNN asks for OpenCL.
