@@ -17,7 +17,7 @@ esac
 # One line of the toolkit, so that nvcc, headers and libraries fit each other.
 cuda_toolkit="nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.*
   nvidia-cuda-cccl==13.0.* nvidia-cuda-nvrtc==13.0.*"
-cuda_libraries="nvidia-cublas==13.* nvidia-cudnn-cu13==9.* nvidia-nccl-cu13==2.*"
+cuda_libraries="nvidia-cublas==13.* nvidia-cudnn-cu13==9.19.* nvidia-nccl-cu13==2.*"
 cudnn_frontend="nvidia-cudnn-frontend>=1.32,<2"
 
 install_cuda() {
