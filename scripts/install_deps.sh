@@ -17,7 +17,7 @@ esac
 # One line of the toolkit, so that nvcc, headers and libraries fit each other.
 cuda_toolkit="nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.*
   nvidia-cuda-cccl==13.0.* nvidia-cuda-nvrtc==13.0.*"
-cuda_libraries="nvidia-cublas==13.* nvidia-cudnn-cu13==9.* nvidia-nccl-cu13==2.*"
+cuda_libraries="nvidia-cublas==13.* nvidia-cudnn-cu13==9.19.* nvidia-nccl-cu13==2.*"
 cudnn_frontend="nvidia-cudnn-frontend>=1.32,<2"
 
 install_cuda() {
@@ -33,6 +33,9 @@ install_cuda() {
     echo "install_deps: pip could not install" $wanted >&2
     exit 1
   }
+  for library in "$venv"/lib/python3*/site-packages/nvidia/cu13/lib/libcudart.so.13; do
+    [ ! -e "$library" ] || ln -sf libcudart.so.13 "${library%.13}"  # the name CMake looks for
+  done
 }
 
 # ocl-icd-opencl-dev: the CMake package of Debian's oneDNN asks for OpenCL.

@@ -84,7 +84,10 @@ REFUSED(cuOccupancyMaxActiveClusters)
 REFUSED(cuOccupancyMaxPotentialClusterSize)
 REFUSED(cuStreamGetCtx)
 REFUSED(cuStreamSynchronize)
+REFUSED(cuTensorMapEncodeIm2col)
+REFUSED(cuTensorMapEncodeIm2colWide)
 REFUSED(cuTensorMapEncodeTiled)
+REFUSED(cuTensorMapReplaceAddress)
 #undef REFUSED
 
 int cuGetProcAddress_v2(const char* name, void** function, int, unsigned long, int* status) {
