@@ -31,13 +31,14 @@ double validation_loss(const nn::GPT& model, const data::TextWindows& windows, s
   std::vector<std::int64_t> order;
   const std::int64_t wanted = std::min(windows.size(), batch * batches);
   for (std::int64_t i = 0; i < wanted; ++i) order.push_back(i * windows.size() / wanted);
+  const Device device = model.parameters().front().device();
   double loss = 0;
   std::int64_t rows = 0;
   for (std::int64_t at = 0; at < wanted; at += batch) {
     const auto count = std::min(batch, wanted - at);
     const auto [tokens, targets] =
         windows.get(std::span(order).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(count)));
-    loss += model.loss(tokens, targets).item<double>() * static_cast<double>(count);
+    loss += model.loss(tokens.to(device), targets.to(device)).item<double>() * static_cast<double>(count);
     rows += count;
   }
   return loss / static_cast<double>(rows);
