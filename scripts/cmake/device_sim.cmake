@@ -108,6 +108,9 @@ if(cuda_kernel_files AND cuda_host_files)
   foreach(program optim amp lowp)
     binade_test_on_simulated_device(${program} fast ${program} "*" ${quick})
   endforeach()
+  if(TARGET test_examples)
+    binade_test_on_simulated_device(examples fast examples "*OnTheDevice*" ${quick})
+  endif()
   # A GPU without FP8 emulates its products.
   binade_test_on_simulated_device(before_fp8 fast cuda "*.Fp8Products*:*/fp8_current" ${quick} BINADE_SIM_CAPABILITY=80)
   # Every access judged, threads in another order; the host's only where there are few allocations.
