@@ -23,27 +23,36 @@ class LaunchedFailure : public LaunchedTest {
   }
 };
 
+// Of the ranks that wait for rank 1, the first to end takes the others with it: one of them says so.
+void expect_waited_for_rank_1(const Job& job, const std::string& collective) {
+  const auto said_by = [&](int rank) {
+    return job.output().find(collective + ": rank " + std::to_string(rank) + " waited for 2 s: not arrived: rank 1\n") !=
+           std::string::npos;
+  };
+  EXPECT_TRUE(said_by(0) || said_by(2)) << job.output();
+}
+
 TEST_F(LaunchedTest, JobsEndWell) {
   for (const int ranks : {1, 2, 4}) {
     const Job job = play(ranks, "nothing happens");
     EXPECT_TRUE(job.ended);
     EXPECT_EQ(job.finished.exit_code, 0) << job.output();
     EXPECT_NE(job.finished.out.find("all " + std::to_string(ranks) + " ranks are done"), std::string::npos) << job.output();
-    EXPECT_EQ(job.finished.err, "");
+    EXPECT_EQ(job.finished.err.find("error: "), std::string::npos) << job.finished.err;  // an MPI may have remarks of its own
   }
 }
 
 TEST_F(LaunchedFailure, StoppedRank) {
   const Job job = play(3, "stopped");
   expect_ended(job);
-  expect_says(job, "all_reduce #4 (sum of f32 [1000]): rank 0 waited for 2 s: not arrived: rank 1\n");
+  expect_waited_for_rank_1(job, "all_reduce #4 (sum of f32 [1000])");
 }
 
 TEST_F(LaunchedFailure, KilledRank) {
   expect_ended(play(3, "killed"));  // the launcher ends the others
   const Job job = play_unnoticed(3, "killed");
   expect_ended(job);
-  expect_says(job, "all_reduce #4 (sum of f32 [1000]): rank 0 waited for 2 s: not arrived: rank 1");
+  expect_waited_for_rank_1(job, "all_reduce #4 (sum of f32 [1000])");
 }
 
 TEST_F(LaunchedFailure, ThrowingRank) {
