@@ -85,11 +85,17 @@ void Exchange::begin(const Collective& collective) {
   say(own_);
 }
 
+// Launchers end every rank once one has ended: the rank that failed first gets the time to say why.
+void Exchange::fail_with(int r, const std::string& reason) const {
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  fail({doing_, ": rank ", to_text(r), " has ended: ", reason});
+}
+
 void Exchange::check_header(int r) const {
   const Header& heard = *peers_[static_cast<std::size_t>(r)].heard;
   if (heard.speech == Speech::left)
     fail({doing_, ": rank ", to_text(r), " has left: its last collective was #", to_text(heard.sequence)});
-  if (heard.speech == Speech::failed) fail({doing_, ": rank ", to_text(r), " has ended: ", heard.text});
+  if (heard.speech == Speech::failed) fail_with(r, heard.text);
   // all_gather's, reduce_scatter's and all_to_all's inputs have one size on all ranks, as the others'.
   const bool same = heard.sequence == own_.sequence && heard.kind == own_.kind && heard.op == own_.op &&
                     heard.root == own_.root && heard.dtype == own_.dtype && heard.numel == own_.numel;
@@ -194,7 +200,7 @@ std::string Exchange::leave() {
         all = all && peer.arrived;
         if (!peer.arrived) continue;
         peer.header = nullptr;
-        if (peer.heard->speech == Speech::failed) fail({doing_, ": rank ", to_text(r), " has ended: ", peer.heard->text});
+        if (peer.heard->speech == Speech::failed) fail_with(r, peer.heard->text);
         check(peer.heard->speech == Speech::left, doing_, ": rank ", r, " still calls ", name(peer.heard->kind), " #",
               peer.heard->sequence);
       }

@@ -61,6 +61,7 @@ class Exchange {
   bool progress_headers(std::span<const Room> wanted);
   bool progress_data();
   bool progress_sends();
+  [[noreturn]] void fail_with(int r, const std::string& reason) const;
   void check_header(int peer) const;
   template <class Step>
   void poll(const Step& step);

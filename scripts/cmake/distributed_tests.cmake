@@ -3,6 +3,7 @@
 target_sources(test_distributed PRIVATE ${tests_dir}/examples/process.cpp)
 target_compile_definitions(test_distributed PRIVATE BINADE_MPIEXEC="$<$<TARGET_EXISTS:binade_mpi>:${MPIEXEC_EXECUTABLE}>")
 set(distributed_environment ${test_environment} OMP_NUM_THREADS=1
+  HWLOC_HIDE_ERRORS=2 UCX_LOG_LEVEL=fatal  # MPICH's helpers, on machines without /sys
   OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1  # Open MPI: root, as in containers,
   OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none)  # and more ranks than cores
 
