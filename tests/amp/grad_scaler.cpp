@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "binade/core/amp/grad_scaler.h"
+#include "binade/core/autograd/module_path.h"
 #include "binade/core/optim/clip.h"
 #include "binade/core/optim/optimizers.h"
 #include "binade/ops/ops.h"
