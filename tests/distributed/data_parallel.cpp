@@ -9,11 +9,6 @@ using namespace binade::test;
 
 using DataParallel = Ranks;
 
-const std::shared_ptr<dist::ProcessGroup>& alone() {
-  static const std::shared_ptr<dist::ProcessGroup> one = dist::single_group();
-  return one;
-}
-
 // In f64 only a mistake can make a difference: rounding is 2^-53, and a step's sums have at most 32 * 48 terms.
 TEST_F(DataParallel, SameAsOneProcessInF64) {
   const Trained one = train({.group = alone(), .dtype = DType::f64}), many = train({.group = shared_group(), .dtype = DType::f64});

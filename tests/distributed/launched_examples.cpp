@@ -1,11 +1,10 @@
 // The example programs as MPI jobs: the same results for any number of ranks, one voice, and a killed job resumed.
 #include <csignal>
 #include <filesystem>
-#include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "binade/core/io/checkpoint.h"
 #include "binade/tests/distributed/job.h"
+#include "binade/tests/examples/json_lines.h"
 #include "binade/tests/examples/small_data.h"
 
 namespace {
@@ -25,13 +24,6 @@ class LaunchedExamples : public LaunchedTest {
 Arguments operator+(Arguments a, const Arguments& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
-}
-
-std::vector<json> json_lines(const std::string& path) {
-  std::vector<json> lines;
-  std::istringstream text(read_file(path));
-  for (std::string line; std::getline(text, line);) lines.push_back(json::parse(line));
-  return lines;
 }
 
 Arguments gpt_flags(const DataFolder& folder, const std::string& name, int steps, const std::string& precision) {

@@ -18,6 +18,11 @@
 
 namespace binade::test {
 
+inline const std::shared_ptr<dist::ProcessGroup>& alone() {
+  static const std::shared_ptr<dist::ProcessGroup> one = dist::single_group();
+  return one;
+}
+
 inline nn::Sequential small_mlp(std::uint64_t seed = 7) {
   manual_seed(seed);
   return nn::Sequential(nn::Linear(20, 48), nn::ReLU(), nn::Linear(48, 48), nn::Tanh(), nn::Linear(48, 5));

@@ -15,10 +15,6 @@ using namespace binade::test;
 
 using Sharded = Ranks;
 
-const std::shared_ptr<dist::ProcessGroup>& alone() {
-  static const std::shared_ptr<dist::ProcessGroup> one = dist::single_group();
-  return one;
-}
 std::size_t optimizer_bytes() { return memory_stats().current[static_cast<std::size_t>(MemoryTag::optimizer)]; }
 constexpr optim::AdamWOptions adamw{.lr = 3e-3, .weight_decay = 0.1};
 

@@ -1,12 +1,9 @@
 // mlp and gpt on the device BINADE_TEST_DEVICE names: the losses of the CPU.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <nlohmann/json.hpp>
-#include <sstream>
-
 #include "binade/core/base/dtype.h"
 #include "binade/tests/core/test_device.h"
+#include "binade/tests/examples/json_lines.h"
 #include "binade/tests/examples/process.h"
 #include "binade/tests/examples/small_data.h"
 
@@ -20,9 +17,7 @@ std::vector<double> losses(const std::string& program, Arguments arguments, cons
   const Finished run = test::run(program, arguments);
   EXPECT_EQ(run.exit_code, 0) << run.err;
   std::vector<double> found;
-  std::istringstream text(read_file(file));
-  for (std::string line; std::getline(text, line);) {
-    const auto step = nlohmann::json::parse(line);
+  for (const nlohmann::json& step : json_lines(file)) {
     found.push_back(step.at("loss"));
     if (step.contains("val_loss")) found.push_back(step.at("val_loss"));
   }

@@ -5,12 +5,11 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
-#include <nlohmann/json.hpp>
-#include <sstream>
 #include <thread>
 
 #include "binade/core/io/checkpoint.h"
 #include "binade/core/tensor/tensor.h"
+#include "binade/tests/examples/json_lines.h"
 #include "binade/tests/examples/process.h"
 #include "binade/tests/examples/small_data.h"
 
@@ -19,13 +18,6 @@ namespace {
 using namespace binade;
 using namespace binade::test;
 using nlohmann::json;
-
-std::vector<json> json_lines(const std::string& path) {
-  std::vector<json> lines;
-  std::istringstream text(read_file(path));
-  for (std::string line; std::getline(text, line);) lines.push_back(json::parse(line));
-  return lines;
-}
 
 double number_after(const std::string& text, const std::string& words) {
   const std::size_t at = text.find(words);
