@@ -51,7 +51,7 @@ suite() {  # suite NAME PROGRAM FILTER
 [ "${SKIP_INSTALL:-0}" = 1 ] || step install scripts/install_deps.sh
 step data scripts/get_data.sh
 step configure cmake --preset $preset
-step build cmake --build "$build" -j "$(nproc)"
+step build cmake --build "$build" -j "$(nproc)" --target tests
 export BINADE_DATA=${BINADE_DATA:-$root/data} BINADE_TEST_DEVICE=cuda OMP_WAIT_POLICY=passive
 if [ $rehearse = 1 ]; then
   export BINADE_CUDA_PLUGIN=$build/device_sim/libbinade_cuda_sim_fast.so BINADE_SIM_LEAKS=0 BINADE_SIM_PROTECT=0

@@ -50,7 +50,7 @@ run_tests() {
 }
 
 mkdir -p build
-build release
+build release tests
 run_tests release
 summarised=build/release
 if [ -n "$sanitized" ]; then
