@@ -10,6 +10,7 @@ namespace binade::compare {
 namespace {
 
 constexpr std::size_t enough_seeds = 3;
+constexpr double most_missed = 0.1;  // of FP32's improvement: what "equivalent" rules out, however wide the noise
 
 struct Pair {  // one seed, in the mode and in FP32
   const SeedRun *run, *reference;
@@ -114,10 +115,10 @@ Verdict judge(const ModeResult& mode, const ModeResult& reference, std::span<con
                                  r.size() == 1 ? "is" : "are", r.size());
   else if (m > std::max(0.02, e) && not_behind <= static_cast<std::ptrdiff_t>(r.size() / 5))
     verdict.label = Label::degraded, verdict.reason = size;
-  else if (m + e < std::max(0.05, 2 * e) && worst <= 0.1)
+  else if (m + e < std::clamp(2 * e, 0.05, most_missed) && worst <= most_missed)
     verdict.label = Label::equivalent, verdict.reason = size;
   else
-    verdict.reason = size + "; more seeds would tell";
+    verdict.reason = size + (e > most_missed ? "; longer runs or more seeds would tell" : "; more seeds would tell");
   return verdict;
 }
 

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <random>
+
 namespace {
 
 using namespace binade;
@@ -54,10 +57,54 @@ TEST(Verdict, DegradedIsVisibleAndInNearlyEverySeed) {
   EXPECT_EQ(label({0.06, 0.07, 0.06}), Label::degraded);
   EXPECT_EQ(label({0.019, 0.019, 0.019}), Label::equivalent) << "below 2 %";
   EXPECT_EQ(label({0.021, 0.021, 0.021}), Label::degraded) << "above 2 %";
-  // mean 0.05, but the twins wander by 0.04: e = 0.069
-  EXPECT_EQ(label({0.05, 0.05, 0.05}, {0.04, -0.04, 0.04}), Label::equivalent) << "not visible, and below twice e";
+  // the twins wander by 0.02: e = 0.035
+  EXPECT_EQ(label({0.03, 0.03, 0.03}, {0.02, -0.02, 0.02}), Label::equivalent) << "not visible, and below twice e";
+  // by 0.04: e = 0.069
+  EXPECT_EQ(label({0.05, 0.05, 0.05}, {0.04, -0.04, 0.04}), Label::inconclusive) << "not visible, but may be above 10 %";
   EXPECT_EQ(label({0.2, 0.2, -0.01}), Label::inconclusive) << "1 of 3 seeds is not behind";
   EXPECT_EQ(label({0.2, 0.2, 0.2, 0.2, -0.01}), Label::degraded) << "1 of 5 may be";
+}
+
+TEST(Verdict, WideNoiseIsNotEquivalence) {  // twins wander by 0.12: e = 0.21
+  const std::vector<double> noise = {0.12, -0.12, 0.12};
+  EXPECT_EQ(label({0.0, 0.01, -0.01}, noise), Label::inconclusive);
+  EXPECT_EQ(label({0.09, 0.08, 0.09}, noise), Label::inconclusive);
+  EXPECT_EQ(label({-0.12, -0.13, -0.12}, noise), Label::equivalent) << "far enough ahead of FP32";
+}
+
+// How often three seeds of a mode that misses `truth` are given each label, where rounding alone spreads r by `spread`.
+struct Rates {
+  double degraded, equivalent;
+};
+Rates rates(double truth, double spread) {
+  constexpr int comparisons = 4000;
+  std::mt19937_64 random(7);
+  std::normal_distribution<double> normal;
+  const auto three = [&](double mean) {
+    std::vector<double> r(3);
+    for (double& x : r) x = mean + spread * normal(random);
+    return r;
+  };
+  int degraded = 0, equivalent = 0;
+  for (int i = 0; i < comparisons; ++i) {
+    const std::vector<double> r = three(truth);
+    const Label is = label(r, three(0));
+    degraded += is == Label::degraded;
+    equivalent += is == Label::equivalent;
+  }
+  return {degraded / double{comparisons}, equivalent / double{comparisons}};
+}
+
+TEST(Verdict, IsSeldomWrong) {
+  const double t3_beyond_3 = 0.0288;  // e is 3 standard errors, the twins' rms has 3 degrees of freedom
+  const double most = t3_beyond_3 + 3 * std::sqrt(t3_beyond_3 / 4000);
+  for (const double spread : {0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15}) {
+    EXPECT_LE(rates(0, spread).degraded, most) << spread;
+    EXPECT_LE(rates(0.1, spread).equivalent, most) << spread;
+  }
+  EXPECT_GE(rates(0, 0.005).equivalent, 0.99);  // and it says something where it can
+  EXPECT_GE(rates(0.05, 0.005).degraded, 0.99);
+  EXPECT_GE(rates(0.2, 0.03).degraded, 0.85);
 }
 
 TEST(Verdict, Failed) {
