@@ -195,7 +195,7 @@ struct GroupNorm : Op {  // inputs x, weight, bias
                              view_as(weighted, as_channels));
         }
         kernel::layer_norm_backward(view_as(x, as_groups), {}, mean, rstd, view_as(weighted, as_groups),
-                                    view_as(dx, as_groups), {}, {}, false);
+                                    view_as(dx, as_groups), {}, {}, {});
       }
       out.put(0, dx);
     }

@@ -24,6 +24,7 @@ void check_last_dims(std::string_view op, std::string_view what, const Tensor& x
 
 struct LayerNorm : Op {  // inputs x, weight, bias
   double eps = 1e-5;
+  DType result = DType::f32;  // of an f32 x
 
   std::string_view name() const override { return "layer_norm"; }
   Precision precision() const override { return Precision::full; }
@@ -34,7 +35,8 @@ struct LayerNorm : Op {  // inputs x, weight, bias
     if (in[1]) check_last_dims(name(), "weight", in[0], in[1]);
     if (in[2]) check_last_dims(name(), "bias", in[0], in[2]);
     check(!in[1] || !in[2] || in[1].shape() == in[2].shape(), name(), ": weight and bias must have one shape");
-    return in[0].spec();
+    check(is_floating(result), name(), ": the result's dtype must be floating, got ", result);
+    return {in[0].shape(), in[0].dtype() == DType::f32 ? result : in[0].dtype()};
   }
   static std::int64_t row_length(Inputs in) { return in[1] ? in[1].numel() : in[2] ? in[2].numel() : in[0].size(-1); }
   static TensorView line_or_absent(const Tensor& x) { return x ? as_line(x) : TensorView{}; }
@@ -60,9 +62,8 @@ struct LayerNorm : Op {  // inputs x, weight, bias
     const Tensor grad = contiguous_values(dy);
     const std::int64_t rows = mean.numel(), n = row_length(std::vector{x, weight, saved[4]});
     const auto line = [&](const Tensor& t) { return t ? view_as(t, {n}) : TensorView{}; };
-    Tensor dx;
-    if (out.wanted(0)) dx = empty(x.spec(), x.device());
-    Gradients::Target dweight{{}, false}, dbias{{}, false};
+    Gradients::Target dx{{}, false}, dweight{{}, false}, dbias{{}, false};
+    if (out.wanted(0)) dx = out.sum_target(0);
     if (out.wanted(1)) dweight = out.target(1);
     if (out.wanted(2)) dbias = out.target(2);
     // one call; a second where only one of the two is to be accumulated
@@ -71,12 +72,11 @@ struct LayerNorm : Op {  // inputs x, weight, bias
       if (!to_x && !to_weight && !to_bias) return;
       kernel::layer_norm_backward(view_as(x, {rows, n}), line(weight), mean, rstd, view_as(grad, {rows, n}),
                                   to_x ? view_as(to_x, {rows, n}) : TensorView{}, line(to_weight), line(to_bias),
-                                  accumulate);
+                                  {.x = dx.accumulate, .parameters = accumulate});
     };
-    call(dx, dweight.tensor, together ? dbias.tensor : Tensor{},
+    call(dx.tensor, dweight.tensor, together ? dbias.tensor : Tensor{},
          dweight.tensor ? dweight.accumulate : dbias.accumulate);
     if (!together) call({}, {}, dbias.tensor, dbias.accumulate);
-    if (dx) out.put(0, dx);
   }
   Tensor reference(Inputs in) const override {
     Tensor y = zeros(in[0].shape(), {.dtype = DType::f64});
@@ -125,16 +125,15 @@ struct RmsNorm : Op {  // inputs x, weight
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     const Tensor x = saved[0], weight = saved[1], rstd = saved[2], grad = contiguous_values(dy);
     const std::int64_t n = weight ? weight.numel() : x.size(-1), rows = rstd.numel();
-    Tensor dx;
-    if (out.wanted(0)) dx = empty(x.spec(), x.device());
-    Gradients::Target dweight{{}, false};
+    Gradients::Target dx{{}, false}, dweight{{}, false};
+    if (out.wanted(0)) dx = out.sum_target(0);
     if (out.wanted(1)) dweight = out.target(1);
-    if (dx || dweight.tensor) {
+    if (dx.tensor || dweight.tensor) {
       kernel::rms_norm_backward(view_as(x, {rows, n}), weight ? as_line(weight) : TensorView{}, rstd,
-                                view_as(grad, {rows, n}), dx ? view_as(dx, {rows, n}) : TensorView{},
-                                dweight.tensor ? as_line(dweight.tensor) : TensorView{}, dweight.accumulate);
+                                view_as(grad, {rows, n}), dx.tensor ? view_as(dx.tensor, {rows, n}) : TensorView{},
+                                dweight.tensor ? as_line(dweight.tensor) : TensorView{},
+                                {.x = dx.accumulate, .parameters = dweight.accumulate});
     }
-    if (dx) out.put(0, dx);
   }
   Tensor reference(Inputs in) const override {
     Tensor y = zeros(in[0].shape(), {.dtype = DType::f64});
@@ -154,9 +153,10 @@ struct RmsNorm : Op {  // inputs x, weight
 
 }  // namespace
 
-Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, DType dtype) {
   LayerNorm op;
   op.eps = eps;
+  op.result = dtype;
   return run(op, {x, weight, bias});
 }
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {

@@ -102,8 +102,10 @@ Tensor bce_with_logits(const Tensor& x, const Tensor& target, Reduction reductio
 Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, Reduction reduction = Reduction::mean);
 
 // ---- normalisation ------------------------------------------------------------------------------------------------------
-// over the last dims, as many as weight has; weight and bias may be undefined (then the last dim)
-Tensor layer_norm(const Tensor& x, const Tensor& weight = {}, const Tensor& bias = {}, double eps = 1e-5);
+// over the last dims, as many as weight has; weight and bias may be undefined (then the last dim). `dtype` is that of the
+// result of an f32 x: one rounding, where a product under autocast would cast the result anyway.
+Tensor layer_norm(const Tensor& x, const Tensor& weight = {}, const Tensor& bias = {}, double eps = 1e-5,
+                  DType dtype = DType::f32);
 Tensor rms_norm(const Tensor& x, const Tensor& weight = {}, double eps = 1e-6);
 Tensor group_norm(const Tensor& x, std::int64_t groups, const Tensor& weight = {}, const Tensor& bias = {},
                   double eps = 1e-5);  // x [batch, channels, ..]

@@ -30,6 +30,7 @@ class Collected final : public Gradients {
     gradients.at(i) = empty(inputs_[i].spec(), inputs_[i].device());
     return {gradients.at(i), false};
   }
+  Target sum_target(std::size_t i) override { return target(i); }
   Tensors gradients;
 
  private:

@@ -139,6 +139,18 @@ class Pass {
       pending_.emplace_back(i, fresh);
       return {fresh, false};
     }
+    Target sum_target(std::size_t i) override {
+      const Edge& edge = node_.edges.at(i);
+      if (edge.leaf && edge.leaf->dtype == edge.input.dtype) return target(i);
+      // The sum of 16-bit gradients would be rounded more often; observers see contributions one by one.
+      const bool exact = edge.input.dtype == DType::f32 || edge.input.dtype == DType::f64;
+      if (edge.node && edge.node->grad && exact && !observed_) {
+        const Tensor& sum = edge.node->grad;
+        if (sum.dtype() == edge.input.dtype && sole_owner(sum) && sum.is_contiguous()) return {sum, true};
+      }
+      pending_.emplace_back(i, empty(edge.input, node_.device));
+      return {pending_.back().second, false};
+    }
     void finish(const Tensor& dy) {
       for (const auto& [i, gradient] : pending_) put(i, gradient);
       if (observed_) [[unlikely]] tell(dy);

@@ -48,6 +48,9 @@ class Gradients {
   virtual bool wanted(std::size_t input) const = 0;
   virtual void put(std::size_t input, const Tensor& gradient) = 0;  // hands over a finished gradient
   virtual Target target(std::size_t input) = 0;  // once per input, instead of put()
+  // As target(), but in the dtype of the input, and it may be the sum of what later operations delivered to that input:
+  // for kernels that add at no cost.
+  virtual Target sum_target(std::size_t input) = 0;
  protected:
   ~Gradients() = default;
 };

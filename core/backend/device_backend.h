@@ -9,7 +9,7 @@
 namespace binade {
 
 // Raised with every change of this file or of the kernel slots; plugin and library must agree.
-inline constexpr int device_backend_abi = 2;
+inline constexpr int device_backend_abi = 3;
 
 struct ProbeResult {
   bool usable = false;

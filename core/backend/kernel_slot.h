@@ -18,7 +18,10 @@ Device device_of(std::span<const Item> items) {
 
 // Watches kernels run, for profiles; null when nobody does. Set it only while no kernel runs.
 struct KernelObserver {
-  virtual void on_kernel(std::string_view name, double seconds) = 0;
+  virtual void before_kernel(std::string_view /*name*/, Device) {}
+  // Returned without an error. `seconds` of the host: on a GPU the launch, not the work.
+  virtual void on_kernel(std::string_view name, Device device, double seconds) = 0;
+  virtual void after_kernel(Device) {}  // in any case
 
  protected:
   ~KernelObserver() = default;
@@ -50,17 +53,26 @@ class KernelSlot<void(First, Rest...)> {
       kernel = function(device);
       check(kernel != nullptr, name_, ": no kernel for ", to_text(device), " in this build");
     }
-    if (kernel_observer) [[unlikely]] {
-      const auto start = std::chrono::steady_clock::now();
-      kernel(first, rest...);
-      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-      kernel_observer->on_kernel(name_, seconds.count());
-      return;
-    }
+    if (kernel_observer) [[unlikely]] return observed(kernel, device_of(first), first, rest...);
     kernel(first, rest...);
   }
 
  private:
+  void observed(Function kernel, Device device, First first, Rest... rest) const {
+    KernelObserver& observer = *kernel_observer;
+    struct After {
+      KernelObserver& observer;
+      Device device;
+      ~After() { observer.after_kernel(device); }
+    };
+    observer.before_kernel(name_, device);
+    const After after{observer, device};
+    const auto start = std::chrono::steady_clock::now();
+    kernel(first, rest...);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    observer.on_kernel(name_, device, seconds.count());
+  }
+
   std::string_view name_;
   std::array<Function, device_types> by_device_{};
 };

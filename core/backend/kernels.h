@@ -66,17 +66,20 @@ inline KernelSlot<void(TensorView a, TensorView b, TensorView bias, TensorView c
 // ---- rows: x [rows, n] contiguous --------------------------------------------------------------------------------
 inline KernelSlot<void(TensorView x, TensorView y, bool log)> softmax{"softmax"};
 inline KernelSlot<void(TensorView y, TensorView dy, TensorView dx, bool log)> softmax_backward{"softmax_backward"};
-// weight, bias [n] or absent; y may have another dtype than x; mean, rstd [rows] f32 (f64 for f64)
+// weight, bias [n] or absent; y may have another dtype than x, and an f32 x a narrower dy; mean, rstd [rows] f32 (f64 for f64)
 inline KernelSlot<void(TensorView x, TensorView weight, TensorView bias, TensorView y, TensorView mean,
                        TensorView rstd, double eps)>
     layer_norm{"layer_norm"};
+struct NormAccumulate {  // what is added to its target instead of overwriting it
+  bool x = false, parameters = false;
+};
 inline KernelSlot<void(TensorView x, TensorView weight, TensorView mean, TensorView rstd, TensorView dy, TensorView dx,
-                       TensorView dweight, TensorView dbias, bool accumulate)>  // accumulate: dweight and dbias
+                       TensorView dweight, TensorView dbias, NormAccumulate accumulate)>
     layer_norm_backward{"layer_norm_backward"};
 inline KernelSlot<void(TensorView x, TensorView weight, TensorView y, TensorView rstd, double eps)> rms_norm{
     "rms_norm"};
 inline KernelSlot<void(TensorView x, TensorView weight, TensorView rstd, TensorView dy, TensorView dx,
-                       TensorView dweight, bool accumulate)>
+                       TensorView dweight, NormAccumulate accumulate)>
     rms_norm_backward{"rms_norm_backward"};
 // x [outer, channels, inner], statistics over (outer, inner) of each channel given: y = (x - mean) rstd weight + bias
 inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView bias,

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "binade/cuda/runtime/check.h"
+#include "binade/cuda/runtime/watch.h"
 
 #define SHARED(T, name, n) __shared__ T name[n]
 #define SHARED1(T, name) __shared__ T name
@@ -42,8 +43,11 @@ void launch(const LaunchConfig& config, void (*kernel)(P...), A... args) {
                "shared memory of a kernel");
   }
   const cudaError_t status = cudaLaunchKernelEx(&c, kernel, P(args)...);
-  if (status == cudaSuccess) [[likely]]
+  if (status == cudaSuccess) [[likely]] {
+    if (syncs_each_launch()) [[unlikely]]
+      check_finished(function, config.stream);
     return;
+  }
   const char* name = nullptr;
   if (cudaFuncGetName(&name, function) != cudaSuccess || !name) name = "?";
   cuda_check(status, std::string("launch of ") + name);

@@ -6,6 +6,7 @@
 
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
+#include "binade/cuda/kernels/arrival.h"
 #include "binade/cuda/kernels/rows.h"
 
 namespace binade::cuda {
@@ -36,12 +37,13 @@ __global__ void norm_kernel(Rows<1, 1> rows, Span weight, Span bias, C* mean, C*
   if (rstd) rstd[blockIdx.x] = s;
 }
 
-// rows: in x, dy; out dx.
+// rows: in x, dy; out dx, which is added to what is there where `accumulate`.
 template <class C>
-__global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean, const C* rstd) {
+__global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean, const C* rstd, bool accumulate) {
   SHARED(double, shared, max_warps);
   const Rows<2, 1> row = rows.of_block();
-  const Rows<3, 1> all{{row.in.of[0], row.in.of[1], weight}, {row.out.of[0]}, rows.rows, rows.n, rows.vectors};
+  const Rows<4, 1> all{{row.in.of[0], row.in.of[1], weight, accumulate ? row.out.of[0] : Span{}},
+                       {row.out.of[0]}, rows.rows, rows.n, rows.vectors};
   const C m = mean ? mean[blockIdx.x] : C(0), s = rstd[blockIdx.x];
   const double n = static_cast<double>(rows.n);
   C sum_g = 0, sum_g_xhat = 0;
@@ -55,22 +57,35 @@ __global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean
   const C c1 = mean ? static_cast<C>(all_g / n) : C(0), c2 = static_cast<C>(all_g_xhat / n);
   all.for_each<C>([&](std::int64_t, const C* x, C* dx) {
     const C g = weight ? x[1] * x[2] : x[1];
-    dx[0] = s * (g - c1 - (x[0] - m) * s * c2);
+    dx[0] = s * (g - c1 - (x[0] - m) * s * c2) + x[3];
   });
 }
 
-// The columns' sums of dy xhat and dy over the rows of piece blockIdx.y: one thread per column, at most 16 rows in C
-// before they join a double. dweight, dbias [pieces, n] or null.
+struct Columns {  // the gradients of weight and bias, each absent or [n]
+  Span dweight, dbias;
+  bool accumulate = false;
+  double *weight_parts = nullptr, *bias_parts = nullptr;  // [gridDim.y, n]
+  unsigned* arrivals = nullptr;
+};
+__device__ void finish_column(const Span& out, const double* parts, std::int64_t n, std::int64_t j, bool accumulate) {
+  if (!out) return;
+  double total = 0;
+  for (unsigned p = 0; p < gridDim.y; ++p) total += parts[p * n + j];
+  out.set(j, accumulate ? out.get<double>(j) + total : total);
+}
+
+// The columns' sums of dy xhat and dy: one thread per column and piece of the rows (block's y), at most 16 rows in C
+// before they join a double.
 template <class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks)
-    norm_columns_kernel(Span x, Span dy, const C* mean, const C* rstd, double* dweight, double* dbias,
-                        std::int64_t rows, std::int64_t n, std::int64_t piece_rows) {
+    norm_columns_kernel(Span x, Span dy, const C* mean, const C* rstd, Columns to, std::int64_t rows, std::int64_t n,
+                        std::int64_t piece_rows) {
   constexpr int in_narrow = 16;
+  SHARED1(bool, last_block);
   const std::int64_t j = global_thread();
-  if (j >= n) return;
   const std::int64_t last = blockIdx.y * piece_rows + piece_rows < rows ? blockIdx.y * piece_rows + piece_rows : rows;
   double weight_total = 0, bias_total = 0;
-  for (std::int64_t r = blockIdx.y * piece_rows; r < last;) {
+  for (std::int64_t r = blockIdx.y * piece_rows; j < n && r < last;) {
     C weight_part = 0, bias_part = 0;
     for (int k = 0; k < in_narrow && r < last; ++k, ++r) {
       const C grad = dy.get<C>(r * n + j), m = mean ? mean[r] : C(0);
@@ -80,8 +95,13 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
     weight_total += static_cast<double>(weight_part);
     bias_total += static_cast<double>(bias_part);
   }
-  if (dweight) dweight[blockIdx.y * n + j] = weight_total;
-  if (dbias) dbias[blockIdx.y * n + j] = bias_total;
+  if (j < n) {
+    to.weight_parts[blockIdx.y * n + j] = weight_total;
+    to.bias_parts[blockIdx.y * n + j] = bias_total;
+  }
+  if (!last_to_arrive(to.arrivals + blockIdx.x, &last_block) || j >= n) return;
+  finish_column(to.dweight, to.weight_parts, n, j, to.accumulate);
+  finish_column(to.dbias, to.bias_parts, n, j, to.accumulate);
 }
 
 template <class C>
@@ -104,7 +124,7 @@ void norm_rows(const TensorView& x, const TensorView& weight, const TensorView& 
 
 void norm_rows_backward(const TensorView& x, const TensorView& weight, const TensorView& mean, const TensorView& rstd,
                         const TensorView& dy, const TensorView& dx, const TensorView& dweight, const TensorView& dbias,
-                        bool accumulate) {
+                        kernel::NormAccumulate accumulate) {
   const std::int64_t rows = x.size(0), n = x.size(1);
   if (n == 0) return;
   with_row_type(x.dtype, "norm", [&]<class C>() {
@@ -112,28 +132,24 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
       auto both = make_rows<C, 2, 1>(x, {x, dy}, {dx});
       both.vectors = both.vectors && can_use_vectors<C>(Spans<1>{{span_of(weight)}});
       launch(both.config(x.device), norm_backward_kernel<C>, both, span_of(weight), or_null<C>(mean),
-             rstd.as<const C>());
+             rstd.as<const C>(), accumulate.x);
     }
     if (!dweight && !dbias) return;
     // As many pieces as occupy a GPU; their number depends on the shape alone.
-    const std::int64_t piece_rows = std::max<std::int64_t>(16, (rows + 127) / 128);
-    const std::int64_t pieces = std::max<std::int64_t>(1, (rows + piece_rows - 1) / piece_rows);
-    const Scratch sums(static_cast<std::size_t>(2 * pieces * n) * sizeof(double), x.device);
-    double* weight_sums = sums.as<double>();
-    double* bias_sums = weight_sums + pieces * n;
     LaunchConfig config = one_thread_each(n, x.device);
+    const std::int64_t most = config.grid.x <= arrival_words ? 128 : 1;
+    const std::int64_t piece_rows = std::max<std::int64_t>(16, (rows + most - 1) / most);
+    const std::int64_t pieces = std::max<std::int64_t>(1, (rows + piece_rows - 1) / piece_rows);
     config.grid.y = static_cast<unsigned>(pieces);
-    launch(config, norm_columns_kernel<C>, span_of(x), span_of(dy), or_null<C>(mean), rstd.as<const C>(),
-           dweight ? weight_sums : nullptr, dbias ? bias_sums : nullptr, rows, n, piece_rows);
-    const auto combine = [&](double* partial, TensorView out) {
-      if (!out) return;
-      const TensorView all{reinterpret_cast<std::byte*>(partial), {pieces, n}, {n, 1}, DType::f64, x.device};
-      out.shape = {1, n};
-      out.strides = {n, out.strides[0]};
-      kernel::sum(all, out, 1, accumulate);
-    };
-    combine(weight_sums, dweight);
-    combine(bias_sums, dbias);
+    const Scratch parts(static_cast<std::size_t>(2 * pieces * n) * sizeof(double), x.device);
+    const Columns to{.dweight = span_of(dweight),
+                     .dbias = span_of(dbias),
+                     .accumulate = accumulate.parameters,
+                     .weight_parts = parts.as<double>(),
+                     .bias_parts = parts.as<double>() + pieces * n,
+                     .arrivals = arrivals_of(x.device)};
+    launch(config, norm_columns_kernel<C>, span_of(x), span_of(dy), or_null<C>(mean), rstd.as<const C>(), to, rows, n,
+           piece_rows);
   });
 }
 
@@ -142,14 +158,15 @@ void layer_norm(TensorView x, TensorView weight, TensorView bias, TensorView y, 
   norm_rows(x, weight, bias, y, mean, rstd, eps, true);
 }
 void layer_norm_backward(TensorView x, TensorView weight, TensorView mean, TensorView rstd, TensorView dy,
-                         TensorView dx, TensorView dweight, TensorView dbias, bool accumulate) {
+                         TensorView dx, TensorView dweight, TensorView dbias,
+                         kernel::NormAccumulate accumulate) {
   norm_rows_backward(x, weight, mean, rstd, dy, dx, dweight, dbias, accumulate);
 }
 void rms_norm(TensorView x, TensorView weight, TensorView y, TensorView rstd, double eps) {
   norm_rows(x, weight, {}, y, {}, rstd, eps, false);
 }
 void rms_norm_backward(TensorView x, TensorView weight, TensorView rstd, TensorView dy, TensorView dx,
-                       TensorView dweight, bool accumulate) {
+                       TensorView dweight, kernel::NormAccumulate accumulate) {
   norm_rows_backward(x, weight, {}, rstd, dy, dx, dweight, {}, accumulate);
 }
 

@@ -9,6 +9,7 @@
 #include "binade/cuda/runtime/context.h"
 #include "binade/cuda/runtime/graph.h"
 #include "binade/cuda/runtime/probe.h"
+#include "binade/cuda/runtime/watch.h"
 
 namespace binade::cuda {
 
@@ -71,6 +72,11 @@ DeviceMemory memory(int device) {
 
 void synchronize(int device) { wait_for(gpu(device)); }
 
+void start() {
+  provide_kernels();
+  install_watch();
+}
+
 constexpr DeviceBackend backend{
     .abi = device_backend_abi,
     .probe = probe,
@@ -81,7 +87,7 @@ constexpr DeviceBackend backend{
     .memory = memory,
     .copy = copy_bytes,
     .synchronize = synchronize,
-    .provide_kernels = provide_kernels,
+    .provide_kernels = start,
     .begin_capture = begin_capture,
     .end_capture = end_capture,
     .abandon_capture = abandon_capture,

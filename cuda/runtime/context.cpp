@@ -63,6 +63,7 @@ struct Context {
   cudaStream_t beside = nullptr;              // for allocations during a capture
   const PhiloxState* draw_advance = nullptr;  // set during a capture
   IndexFault* fault = nullptr;
+  unsigned* arrivals = nullptr;
   int capability = 0;
   Staging staging;
 };
@@ -76,10 +77,14 @@ void create(Context& c, int index) {
   cuda_check(cudaStreamCreateWithFlags(&c.beside, cudaStreamNonBlocking), "create a stream for allocations");
   cuda_check(cudaEventCreateWithFlags(&c.reached, cudaEventDisableTiming), "create an event");
   c.staging.create();
-  void* fault = nullptr;
-  cuda_check(cudaMallocAsync(&fault, sizeof(IndexFault), c.stream), "memory for index checks");
-  c.fault = static_cast<IndexFault*>(fault);
-  cuda_check(cudaMemsetAsync(c.fault, 0, sizeof(IndexFault), c.stream), "clear the index checks");
+  const auto zeroed = [&](std::size_t bytes, const char* what) {
+    void* memory = nullptr;
+    cuda_check(cudaMallocAsync(&memory, bytes, c.stream), what);
+    cuda_check(cudaMemsetAsync(memory, 0, bytes, c.stream), what);
+    return memory;
+  };
+  c.fault = static_cast<IndexFault*>(zeroed(sizeof(IndexFault), "memory for index checks"));
+  c.arrivals = static_cast<unsigned*>(zeroed(arrival_words * sizeof(unsigned), "memory for blocks to count themselves"));
 }
 
 Context& context(Device device) {
@@ -143,6 +148,7 @@ int device_count() {
 cudaStream_t stream_of(Device device) { return context(device).stream; }
 int capability_of(Device device) { return context(device).capability; }
 IndexFault* index_fault_of(Device device) { return context(device).fault; }
+unsigned* arrivals_of(Device device) { return context(device).arrivals; }
 
 void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device from_device, std::size_t bytes) {
   if (to_device.type == DeviceType::cpu) {

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdint>
 
 #include "binade/core/base/device.h"
 #include "binade/core/base/random.h"
@@ -17,6 +18,9 @@ int device_count();
 cudaStream_t stream_of(Device device);
 int capability_of(Device device);                // 10 * major + minor: 90 for sm_90
 IndexFault* index_fault_of(Device device);  // device memory, for kernels that check indices
+// Device memory, zero whenever no kernel runs: where the blocks of one kernel count themselves (kernels/arrival.h).
+inline constexpr std::int64_t arrival_words = 1024;
+unsigned* arrivals_of(Device device);
 
 // Ordered on the devices' streams. Returns when the host's side may be changed or read; a copy to the host first
 // throws what index_fault_of() noted.

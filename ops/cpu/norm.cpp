@@ -53,12 +53,21 @@ void norm_rows(const TensorView& x, const TensorView& weight, const TensorView& 
   });
 }
 
+// body.operator()<T, G>() for the dtypes of x and dy: the same, or a narrower dy of an f32 x.
+template <class Body>
+void with_norm_types(DType x, DType dy, const Body& body) {
+  if (x == DType::f32 && dy == DType::bf16) return body.template operator()<float, BFloat16>();
+  if (x == DType::f32 && dy == DType::f16) return body.template operator()<float, Half>();
+  check(x == dy, "norm: a gradient in ", dy, " for x in ", x);
+  with_float_type(x, "norm", [&]<class T>() { body.template operator()<T, T>(); });
+}
+
 void norm_rows_backward(const TensorView& x, const TensorView& weight, const TensorView& mean, const TensorView& rstd,
                         const TensorView& dy, const TensorView& dx, const TensorView& dweight, const TensorView& dbias,
-                        bool accumulate) {
+                        kernel::NormAccumulate accumulate) {
   const std::int64_t rows = x.size(0), n = x.size(1);
   if (n == 0) return;
-  with_float_type(x.dtype, "norm", [&]<class T>() {
+  with_norm_types(x.dtype, dy.dtype, [&]<class T, class G>() {
     using C = Compute<T>;
     const std::vector<C> w = values_of<C>(weight);
     // At most 64 partial sums of the columns, of as many rows each: their number depends on the shape alone.
@@ -67,21 +76,28 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
     std::vector<C> dw(static_cast<std::size_t>(dweight ? chunks * n : 0)),
         db(static_cast<std::size_t>(dbias ? chunks * n : 0));
     parallel_for(rows, rows_each, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<C> room = room_for<T>(n), grad_room = room_for<T>(n), out_room = room_for<T>(n);
+      std::vector<C> room = room_for<T>(n), grad_room = room_for<G>(n), out_room = room_for<T>(n);
+      std::vector<C> added(static_cast<std::size_t>(accumulate.x ? n : 0));
       C* dw_chunk = dweight ? dw.data() + begin / rows_each * n : nullptr;
       C* db_chunk = dbias ? db.data() + begin / rows_each * n : nullptr;
       for (std::int64_t r = begin; r < end; ++r) {
         const C* in = row_in(x.as<T>() + r * n, n, room.data());
-        const C* grad = row_in(dy.as<T>() + r * n, n, grad_room.data());
+        const C* grad = row_in(dy.as<G>() + r * n, n, grad_room.data());
         const C m = mean ? mean.as<C>()[r] : C(0), s = rstd.as<C>()[r];
         if (dw_chunk || db_chunk) row_norm_columns(in, grad, m, s, dw_chunk, db_chunk, n);
         if (dx) {
           const NormSums sums = row_norm_sums(in, grad, m, s, or_null(w), n);
           const C c1 = mean ? static_cast<C>(sums.g / static_cast<double>(n)) : C(0);
           const C c2 = static_cast<C>(sums.g_xhat / static_cast<double>(n));
-          C* out = row_for(dx.as<T>() + r * n, out_room.data());
+          T* target = dx.as<T>() + r * n;
+          C* out = accumulate.x ? added.data() : row_for(target, out_room.data());
           row_norm_grad(in, grad, m, s, or_null(w), c1, c2, s, out, n);
-          row_out(out, dx.as<T>() + r * n, n);
+          if (accumulate.x) {
+            const C* before = row_in(target, n, room.data());  // x's row is no longer needed
+            out = row_for(target, out_room.data());
+            for (std::int64_t j = 0; j < n; ++j) out[j] = before[j] + added[static_cast<std::size_t>(j)];
+          }
+          row_out(out, target, n);
         }
       }
     });
@@ -93,7 +109,7 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
           sum[static_cast<std::size_t>(j)] += static_cast<double>(partial[static_cast<std::size_t>(c * n + j)]);
         }
       }
-      store_values(sum.data(), out, accumulate);
+      store_values(sum.data(), out, accumulate.parameters);
     };
     combine(dw, dweight);
     combine(db, dbias);
@@ -220,14 +236,15 @@ void layer_norm(TensorView x, TensorView weight, TensorView bias, TensorView y, 
   norm_rows(x, weight, bias, y, mean, rstd, eps);
 }
 void layer_norm_backward(TensorView x, TensorView weight, TensorView mean, TensorView rstd, TensorView dy,
-                         TensorView dx, TensorView dweight, TensorView dbias, bool accumulate) {
+                         TensorView dx, TensorView dweight, TensorView dbias,
+                         kernel::NormAccumulate accumulate) {
   norm_rows_backward(x, weight, mean, rstd, dy, dx, dweight, dbias, accumulate);
 }
 void rms_norm(TensorView x, TensorView weight, TensorView y, TensorView rstd, double eps) {
   norm_rows(x, weight, {}, y, {}, rstd, eps);
 }
 void rms_norm_backward(TensorView x, TensorView weight, TensorView rstd, TensorView dy, TensorView dx,
-                       TensorView dweight, bool accumulate) {
+                       TensorView dweight, kernel::NormAccumulate accumulate) {
   norm_rows_backward(x, weight, {}, rstd, dy, dx, dweight, {}, accumulate);
 }
 

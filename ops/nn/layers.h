@@ -56,9 +56,10 @@ struct LayerNormOptions {
 struct LayerNorm : Module {  // over the last dims, `shape`
   explicit LayerNorm(const Shape& shape, LayerNormOptions options = {});
   explicit LayerNorm(std::int64_t n, LayerNormOptions options = {}) : LayerNorm(Shape{n}, options) {}
-  Tensor operator()(const Tensor& x) const {
+  // `dtype`: of the result of an f32 x, as in layer_norm()
+  Tensor operator()(const Tensor& x, DType dtype = DType::f32) const {
     const ModuleScope inside = enter();
-    return layer_norm(x, weight, bias, eps);
+    return layer_norm(x, weight, bias, eps, dtype);
   }
   Tensor weight, bias;
   double eps;

@@ -4,11 +4,17 @@
 #include <cmath>
 #include <limits>
 
+#include "binade/core/autograd/autocast_state.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/core/base/random.h"
 #include "binade/ops/nn/init.h"
 
 namespace binade::nn {
+
+namespace {
+// What autocast casts the operands of products to. Norms that only products read write it straight away: the same bits.
+DType product_dtype() { return autocast_state().on ? autocast_state().dtype : DType::f32; }
+}  // namespace
 
 MultiHeadAttention::MultiHeadAttention(std::int64_t channels, std::int64_t head_count, AttentionSettings settings)
     : heads(head_count),
@@ -46,8 +52,8 @@ TransformerBlock::TransformerBlock(std::int64_t channels, std::int64_t heads, At
 
 Tensor TransformerBlock::operator()(const Tensor& x) const {
   const ModuleScope inside = enter();
-  const Tensor y = x + attn(ln_1(x));
-  return y + mlp(ln_2(y));
+  const Tensor y = x + attn(ln_1(x, product_dtype()));
+  return y + mlp(ln_2(y, product_dtype()));
 }
 
 GPT::GPT(const GPTConfig& settings)
@@ -85,7 +91,7 @@ Tensor GPT::hidden(const Tensor& tokens) const {
   const Tensor positions = arange(0, static_cast<double>(time), 1, {.dtype = DType::i64, .device = tokens.device()});
   Tensor x = drop(wte(tokens) + wpe(positions));  // [batch, time, n_embd] + [time, n_embd]
   for (const TransformerBlock& block : h) x = block(x);
-  return ln_f(x);
+  return ln_f(x, product_dtype());
 }
 
 Tensor GPT::forward(const Tensor& tokens) const {

@@ -111,6 +111,7 @@ if(cuda_kernel_files AND cuda_host_files)
   if(TARGET test_examples)
     binade_test_on_simulated_device(examples fast examples "*OnTheDevice*" ${quick})
   endif()
+  binade_test_on_simulated_device(sync fast cuda "CudaSync.*" ${quick} BINADE_CUDA_SYNC=1 BINADE_NVTX=1)
   # A GPU without FP8 emulates its products.
   binade_test_on_simulated_device(before_fp8 fast cuda "*.Fp8Products*:*/fp8_current" ${quick} BINADE_SIM_CAPABILITY=80)
   # Every access judged, threads in another order; the host's only where there are few allocations.

@@ -182,7 +182,7 @@ class Step {
 
 struct Shares : KernelObserver {
   std::map<std::string, std::pair<double, std::int64_t>, std::less<>> kernels;
-  void on_kernel(std::string_view name, double seconds) override {
+  void on_kernel(std::string_view name, Device, double seconds) override {
     auto& entry = kernels[std::string(name)];
     entry.first += seconds;
     ++entry.second;
