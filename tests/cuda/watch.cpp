@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "binade/binade.h"
 #include "binade/tests/core/expect_error.h"
 #include "binade/tests/cuda/simulated.h"
 
