@@ -1,4 +1,5 @@
-# One GoogleTest program per folder of tests/, one benchmark per file of tests/bench/, and three scripts.
+# One GoogleTest program per folder of tests/, one benchmark per file of tests/bench/ (bench_X.cpp with the files of its
+# folder X), and three scripts.
 find_package(GTest REQUIRED)
 find_package(Python3 COMPONENTS Interpreter REQUIRED)
 
@@ -83,7 +84,9 @@ endforeach()
 file(GLOB bench_files CONFIGURE_DEPENDS tests/bench/*.cpp)
 foreach(file IN LISTS bench_files)
   get_filename_component(name ${file} NAME_WE)
-  add_executable(${name} ${file})
+  string(REPLACE "bench_" "" folder ${name})
+  file(GLOB parts CONFIGURE_DEPENDS tests/bench/${folder}/*.cpp)
+  add_executable(${name} ${file} ${parts})
   binade_test_code(${name})
   target_link_libraries(${name} PRIVATE DNNL::dnnl OpenMP::OpenMP_CXX)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bench)

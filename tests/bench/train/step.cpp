@@ -1,0 +1,76 @@
+#include "step.h"
+
+#include "clock.h"
+
+namespace bench {
+
+using namespace binade;
+
+namespace {
+
+std::optional<amp::Fp8Scaling> fp8_scaling(const std::string& precision) {
+  if (precision == "fp8") return amp::Fp8Scaling::delayed;
+  if (precision == "fp8_current") return amp::Fp8Scaling::current;
+  return {};
+}
+DType autocast_dtype_of(const std::string& precision) {
+  if (precision == "fp32") return DType::f32;
+  if (precision == "fp16") return DType::f16;
+  check(precision == "bf16" || fp8_scaling(precision), "--precision: expected fp32, bf16, fp16, fp8 or fp8_current, got ",
+        precision);
+  return DType::bf16;
+}
+
+}  // namespace
+
+const Dimensions* dimensions_of(const Case& c) {
+  if (c.model == "gpt2") return &gpt2_dimensions;
+  if (c.model == "char") return &char_dimensions;
+  check(c.model == "mlp", "--model: expected mlp, char, gpt2 or tiny-op, got ", c.model);
+  return nullptr;
+}
+
+Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)) {
+  manual_seed(1);
+  const Dimensions* d = dimensions_of(c);
+  if (d) {
+    gpt_ = std::make_unique<nn::GPT>(nn::GPTConfig{.vocab_size = d->vocabulary,
+                                                   .block_size = std::max<std::int64_t>(c.time, d == &gpt2_dimensions ? 1024 : 1),
+                                                   .n_layer = d->layers,
+                                                   .n_head = d->heads,
+                                                   .n_embd = d->channels});
+    inputs_ = randint(0, d->vocabulary, {c.batch, c.time});
+    targets_ = randint(0, d->vocabulary, {c.batch, c.time});
+    items = c.batch * c.time;
+  } else {
+    const auto [in, hidden, out] = mlp_sizes;
+    mlp_ = std::make_unique<nn::Sequential>(nn::Linear(in, hidden), nn::ReLU(), nn::Linear(hidden, out));
+    inputs_ = rand({c.batch, in});
+    targets_ = randint(0, out, {c.batch});
+    items = c.batch;
+  }
+  nn::Module& model = d ? static_cast<nn::Module&>(*gpt_) : *mlp_;
+  if (const auto scaling = fp8_scaling(c.precision))  // the mlp's only layer that can is its first
+    nn::use_fp8(model, {.scaling = *scaling}, {.keep_first_and_last = d != nullptr});
+  parameters_ = model.parameters();
+  optimizer_ = std::make_unique<optim::AdamW>(parameters_, optim::AdamWOptions{.lr = 1e-4});
+  scaler_ = std::make_unique<amp::GradScaler>(amp::GradScalerOptions{.enabled = autocast_ == DType::f16});
+}
+
+double Step::operator()() {
+  const double start = now();
+  {
+    const amp::Autocast autocast(autocast_);
+    loss_ = gpt_ ? gpt_->loss(inputs_, targets_) : cross_entropy((*mlp_)(inputs_), targets_);
+  }
+  scaler_->scale(loss_).backward();
+  scaler_->unscale_(*optimizer_);
+  optim::clip_grad_norm_(parameters_, 1.0);
+  scaler_->step(*optimizer_);
+  scaler_->update();
+  optimizer_->zero_grad();
+  loss_ = loss_.detach();
+  return now() - start;
+}
+
+}  // namespace bench
