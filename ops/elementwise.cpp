@@ -58,7 +58,7 @@ constexpr bool for_integers =
 
 template <class Formula>
 struct Binary final : Op {
-  // Sums and differences have gradients that depend on no values: only shapes are kept.
+  // Sums and differences have gradients that depend on no values: kept are only the shapes of inputs that were broadcast.
   static constexpr bool keeps_values = !is_any<Formula, formulas::Add, formulas::Sub>;
 
   std::string_view name() const override { return Formula::name; }
@@ -76,7 +76,7 @@ struct Binary final : Op {
     const Spec spec = infer(in);
     Tensor y = empty(spec, in[0].device());
     kernel::binary_forward<Formula>(broadcast_view(in[0], y.shape()), broadcast_view(in[1], y.shape()), y);
-    for (const Tensor& x : in) saved.save(keeps_values ? x : shape_only(x));
+    for (const Tensor& x : in) saved.save(keeps_values ? x : x.shape() == y.shape() ? Tensor() : shape_only(x));
     return y;
   }
 
@@ -94,8 +94,8 @@ struct Binary final : Op {
         kernel::unary_forward<formulas::Neg>(dy, db, {});
       }
     }
-    if (out.wanted(0)) put_broadcast(out, 0, da, a.shape());
-    if (out.wanted(1)) put_broadcast(out, 1, db, b.shape());
+    if (out.wanted(0)) put_broadcast(out, 0, da, a ? a.shape() : dy.shape());
+    if (out.wanted(1)) put_broadcast(out, 1, db, b ? b.shape() : dy.shape());
   }
 
   Tensor reference(Inputs in) const override { return binary_reference<Formula>(in); }

@@ -99,6 +99,9 @@ foreach(file IN LISTS bench_files)
   endif()
 endforeach()
 
+add_test(NAME bench_train COMMAND ${Python3_EXECUTABLE} ${tests_dir}/bench/check_bench_train.py $<TARGET_FILE:bench_train>)
+set_tests_properties(bench_train PROPERTIES LABELS bench TIMEOUT 900 PROCESSORS 2 ENVIRONMENT "${test_environment}")
+
 include(scripts/cmake/device_sim.cmake)
 include(scripts/cmake/cudnn_plans.cmake)
 

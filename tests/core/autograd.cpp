@@ -6,6 +6,7 @@
 #include "binade/core/amp/autocast.h"
 #include "binade/core/autograd/after_backward.h"
 #include "binade/core/autograd/checkpoint.h"
+#include "binade/core/backend/memory.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/ops/ops.h"
 #include "binade/tests/core/expect_error.h"
@@ -24,6 +25,20 @@ TEST(Backward, ProductRule) {
   sum(x * y).backward();
   EXPECT_EQ(x.grad().to_vector<float>(), (Floats{5, -1}));
   EXPECT_EQ(y.grad().to_vector<float>(), (Floats{2, 3}));
+}
+
+TEST(Backward, ASumOfEqualShapesKeepsNoMemory) {
+  const Tensor x = leaf({1, 2}), row = ones({2, 2}, {.requires_grad = true});
+  const auto allocations_of = [](const auto& add) {
+    const std::uint64_t before = memory_stats().allocations;
+    const Tensor y = add();
+    return memory_stats().allocations - before;
+  };
+  EXPECT_EQ(allocations_of([&] { return x + x; }), 1U);    // the result
+  EXPECT_GT(allocations_of([&] { return x + row; }), 1U);  // and the shape of what is broadcast
+  sum((x + row) - x).backward();
+  EXPECT_EQ(x.grad().to_vector<float>(), (Floats{0, 0}));
+  EXPECT_EQ(row.grad().to_vector<float>(), (Floats{1, 1, 1, 1}));
 }
 
 TEST(Backward, GradientsAccumulateUntilZeroed) {
