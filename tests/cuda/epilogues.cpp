@@ -28,7 +28,7 @@ class Epilogues : public SimulatedDevice {
     body();
     return simulator->counters().launches - before;
   }
-  // c = a b with row sums of a into `sums`; what the trace says. Row sums that are left are marked by absence of change.
+  // c = a b + bias, and the row sums of a, unless they are left; what the trace says.
   std::string product(const Tensor& a, const Tensor& b, const Tensor& c, const Tensor& sums, bool* left,
                       const Tensor& bias = {}) {
     kernel::MatmulEpilogue epilogue{.row_sums = sums, .gelu = {}};
@@ -60,8 +60,9 @@ TEST_F(Epilogues, BiasGradientsComeWithTheWeights) {
 // Of 16-bit products, under autocast, straight into FP32 gradients; and what was there is kept where it is added to.
 TEST_F(Epilogues, BiasGradientsAreFp32AndAccumulate) {
   manual_seed(2);
-  const Tensor x = integers({9, 8}, DType::f32, gpu), weight = integers({16, 8}, DType::f32, gpu).requires_grad_(),
-               bias = integers({16}, DType::f32, gpu).requires_grad_(), dy = integers({9, 16}, DType::f32, gpu);
+  const Tensor x = integers({9, 8}, DType::f32, gpu), dy = integers({9, 16}, DType::f32, gpu);
+  Tensor weight = integers({16, 8}, DType::f32, gpu).requires_grad_();
+  Tensor bias = integers({16}, DType::f32, gpu).requires_grad_();
   const std::vector<double> terms = dy.to_vector<double>();
   std::vector<double> sums(16);
   for (std::size_t i = 0; i < terms.size(); ++i) sums[i % 16] += terms[i];
