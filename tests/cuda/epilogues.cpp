@@ -122,7 +122,7 @@ TEST_F(Epilogues, RowSumsThatTheLibraryCannotWriteAreLeft) {
   bool left = true;
   EXPECT_TRUE(contains(product(t.a, t.b, t.c, t.sums, &left), sums_fused));
   EXPECT_FALSE(left);
-  expect_same_bits(cpu(t.sums), sum(cpu(t.a).to(DType::f32), 1), "of bf16, into f32");
+  expect_same_bits(cpu(t.sums), sum(cpu(t.a).to(DType::f32), {1}), "of bf16, into f32");
   const Tensor first = t.sums;
   t.sums = full({24}, 77, {.device = gpu}).narrow(0, 4, 16);  // less aligned than the algorithm was chosen for
   EXPECT_TRUE(contains(product(t.a, t.b, t.c, t.sums, &left), sums_fused));
