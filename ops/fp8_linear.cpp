@@ -93,8 +93,11 @@ struct Fp8Linear : Op {
       save(saved, quantize(transposed(rows_x), x_role));
       save(saved, quantize(transposed(weight), weight_role));
     }
-    if (options.activation != Activation::none) saved.save(pre);
-    return activated(options.activation, pre);
+    if (options.activation == Activation::none) return pre;
+    saved.save(pre);
+    const Tensor y = empty_like(pre);
+    activate(options.activation, pre, y);
+    return y;
   }
 
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
@@ -117,7 +120,7 @@ struct Fp8Linear : Op {
                blocks() ? transposed(x.values) : TensorView(x.values), left.scales, right_scales(x), {}, dweight,
                accumulate);
     }
-    if (out.wanted(2)) put_linear_bias(out, 2, rows_dpre);
+    if (out.wanted(2)) sum_linear_bias(out.target(2), rows_dpre);
   }
 
   // The product of the quantised operands in float64: quantisation is what the operation means.

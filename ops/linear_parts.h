@@ -42,12 +42,9 @@ void with_formula(Activation activation, const Body& body) {
     case Activation::silu: return body.template operator()<formulas::Silu>();
   }
 }
-// activation(pre), and its gradient, both in pre's dtype; the tensor itself for `none`.
-inline Tensor activated(Activation activation, const Tensor& pre) {
-  if (activation == Activation::none) return pre;
-  const Tensor y = empty_like(pre);
+// y = activation(pre), and its gradient, all in pre's dtype; for `none` nothing is written, or dy itself returned.
+inline void activate(Activation activation, const Tensor& pre, const Tensor& y) {
   with_formula(activation, [&]<class F> { kernel::unary_forward<F>(pre, y, {}); });
-  return y;
 }
 inline Tensor activated_backward(Activation activation, const Tensor& pre, const Tensor& dy) {
   if (activation == Activation::none) return dy;
@@ -70,10 +67,9 @@ inline double reference_activation(Activation activation, double x) {
 }
 
 // dbias (+)= the sum of the rows of dy [rows, n].
-inline void put_linear_bias(Gradients& out, std::size_t input, const TensorView& rows_dy) {
-  const auto [dbias, accumulate] = out.target(input);
+inline void sum_linear_bias(const Gradients::Target& dbias, const TensorView& rows_dy) {
   const std::int64_t n = rows_dy.size(1);
-  kernel::sum(rows_dy, reshaped(dbias, {1, n}, {n, 1}), 1, accumulate);
+  kernel::sum(rows_dy, reshaped(dbias.tensor, {1, n}, {n, 1}), 1, dbias.accumulate);
 }
 
 // The shape and dtype rule of linear(x, weight, bias).

@@ -160,11 +160,17 @@ struct Linear : Op {
     const Tensor x = contiguous_values(in[0]);
     const Tensor& weight = in[1];
     const Tensor pre = empty(infer(in), x.device());
-    kernel::matmul(matrix_rows(x, weight.size(1)), transposed(weight), in[2], matrix_rows(pre, weight.size(0)), {});
+    const Tensor y = activation == Activation::none ? pre : empty_like(pre);
+    const bool gelu = activation == Activation::gelu_tanh;
+    kernel::MatmulEpilogue epilogue;
+    if (gelu) epilogue.gelu = matrix_rows(y, weight.size(0));
+    kernel::matmul(matrix_rows(x, weight.size(1)), transposed(weight), in[2], matrix_rows(pre, weight.size(0)),
+                   {.epilogue = &epilogue});
+    if (!gelu || epilogue.gelu) activate(activation, pre, y);
     saved.save(x);
     saved.save(weight);
     if (activation != Activation::none) saved.save(pre);
-    return activated(activation, pre);
+    return y;
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     const Tensor x = saved[0], weight = saved[1];
@@ -175,11 +181,15 @@ struct Linear : Op {
       const auto [dx, accumulate] = out.target(0);
       kernel::matmul(rows_dpre, weight, {}, matrix_rows(dx, weight.size(1)), {.accumulate = accumulate});
     }
-    if (out.wanted(1)) {
-      const auto [dweight, accumulate] = out.target(1);
-      kernel::matmul(transposed(rows_dpre), rows_x, {}, dweight, {.accumulate = accumulate});
+    const auto target = [&](std::size_t i) { return out.wanted(i) ? out.target(i) : Gradients::Target{}; };
+    const Gradients::Target dweight = target(1), dbias = target(2);
+    kernel::MatmulEpilogue epilogue;
+    if (dbias.tensor && !dbias.accumulate) epilogue.row_sums = dbias.tensor;  // an epilogue overwrites
+    if (dweight.tensor) {
+      kernel::matmul(transposed(rows_dpre), rows_x, {}, dweight.tensor,
+                     {.accumulate = dweight.accumulate, .epilogue = &epilogue});
     }
-    if (out.wanted(2)) put_linear_bias(out, 2, rows_dpre);
+    if (dbias.accumulate || epilogue.row_sums) sum_linear_bias(dbias, rows_dpre);
   }
   Tensor reference(Inputs in) const override {
     const Tensor x = contiguous_values(in[0]), weight = contiguous_values(in[1]);

@@ -54,11 +54,18 @@ inline KernelSlot<void(TensorView x, TensorView y)> argmin{"argmin"};
 
 // ---- matrix product: c[.., m, n] (+)= a[.., m, k] b[.., k, n] + bias[n]. Batch dims equal (stride 0 allowed);
 // a transposed operand is a transposed view. a and b have one dtype; c the same, or f32 for 16-bit operands. ----------
+// What else is wanted of a two-dimensional product, absent where nothing is. A backend whose library computes one of
+// these in the same pass writes it and makes it absent here; what is left, the caller computes.
+struct MatmulEpilogue {
+  TensorView row_sums;  // [m] = the sums of a's rows: the gradient of a bias, where a is dy transposed
+  TensorView gelu;      // of c's shape and dtype, contiguous: gelu_tanh(c)
+};
 // Products of f32 operands follow `precision`, here and in attention and convolution: what is set when the options are
 // made, which is when the kernel is called.
 struct MatmulOptions {
   bool accumulate = false;
   MatmulPrecision precision = float32_matmul_precision();
+  MatmulEpilogue* epilogue = nullptr;
 };
 inline KernelSlot<void(TensorView a, TensorView b, TensorView bias, TensorView c, MatmulOptions options)> matmul{
     "matmul"};

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "binade/core/backend/memory.h"
@@ -44,6 +45,12 @@ cudaDataType_t cuda_type(DType dtype) {
   }
 }
 
+cublasLtEpilogue_t epilogue_of(const Gemm& g) {
+  if (g.row_sums) return CUBLASLT_EPILOGUE_BGRADB;  // the library's b is our a
+  if (g.pre) return g.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+  return g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
 // The descriptors of one product; destroyed with it.
 class Descriptors {
  public:
@@ -55,10 +62,14 @@ class Descriptors {
     lt_check(lt_.desc_create(&product, compute, wide ? CUDA_R_64F : CUDA_R_32F), "descriptor", g);
     set(CUBLASLT_MATMUL_DESC_TRANSA, g.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, g.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-    if (g.bias) {
-      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(g));
+    if (const std::byte* vector = g.row_sums ? g.row_sums : g.bias) {
+      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);
       set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(g.c.dtype));
+    }
+    if (g.pre) {
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g.pre);
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, g.n);
     }
     if (g.scale_a) {
       set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, g.scale_b);
@@ -105,16 +116,17 @@ class Descriptors {
   const CublasLtFunctions& lt_;
 };
 
-std::uint32_t alignment_of(const std::byte* data) {  // the largest power of two, up to 256
+std::uint32_t alignment_of(const std::byte* data) {  // the largest power of two, up to 256, which null has too
   const auto address = reinterpret_cast<std::uintptr_t>(data) | 256U;
   return static_cast<std::uint32_t>(address & (~address + 1));
 }
 
 // What a choice of algorithm depends on.
-using GemmKey = std::array<std::int64_t, 21>;
+using GemmKey = std::array<std::int64_t, 23>;
 GemmKey key_of(const Gemm& g, Device device) {
-  GemmKey key{device.index, g.m, g.n, g.k, g.batch, g.bias != nullptr, g.accumulate, g.tf32};
-  std::size_t at = 8;
+  GemmKey key{device.index, g.m, g.n, g.k, g.batch, epilogue_of(g), g.accumulate, g.tf32,
+              alignment_of(g.row_sums ? g.row_sums : g.bias), alignment_of(g.pre)};
+  std::size_t at = 10;
   for (const GemmOperand* x : {&g.a, &g.b, &g.c}) {
     key[at++] = static_cast<std::int64_t>(x->dtype) * 2 + x->transposed;
     key[at++] = x->lead;
@@ -128,14 +140,15 @@ GemmKey key_of(const Gemm& g, Device device) {
 struct Algorithms {
   std::mutex mutex;
   std::map<int, cublasLtHandle_t> handles;
-  std::map<GemmKey, cublasLtMatmulAlgo_t> chosen;
+  std::map<GemmKey, std::optional<cublasLtMatmulAlgo_t>> chosen;
 };
 Algorithms& algorithms() {
   static auto* all = new Algorithms;  // never destroyed: the driver may be gone before static destructors run
   return *all;
 }
 
-cublasLtMatmulAlgo_t ask_heuristic(const Gemm& g, const Descriptors& d, cublasLtHandle_t handle) {
+// Nothing where the library has no algorithm for an epilogue that can be done without.
+std::optional<cublasLtMatmulAlgo_t> ask_heuristic(const Gemm& g, const Descriptors& d, cublasLtHandle_t handle) {
   const CublasLtFunctions& lt = cublaslt();
   cublasLtMatmulPreference_t preference = nullptr;
   lt_check(lt.preference_create(&preference), "preference", g);
@@ -152,6 +165,8 @@ cublasLtMatmulAlgo_t ask_heuristic(const Gemm& g, const Descriptors& d, cublasLt
   const cublasStatus_t status =
       lt.heuristic(handle, d.product, d.first, d.second, d.result, d.result, preference, 1, &found, &count);
   lt.preference_destroy(preference);
+  const bool exists = status == CUBLAS_STATUS_SUCCESS && count > 0 && found.state == CUBLAS_STATUS_SUCCESS;
+  if (!exists && (g.row_sums || g.pre)) return {};
   lt_check(status, "heuristic", g);
   lt_check(count > 0 ? found.state : CUBLAS_STATUS_NOT_SUPPORTED, "heuristic (no algorithm)", g);
   return found.algo;
@@ -159,7 +174,7 @@ cublasLtMatmulAlgo_t ask_heuristic(const Gemm& g, const Descriptors& d, cublasLt
 
 }  // namespace
 
-void run_gemm(const Gemm& g, Device device) {
+bool run_gemm(const Gemm& g, Device device) {
   for (const auto& [name, x] : {std::pair{"a", &g.a}, std::pair{"b", &g.b}, std::pair{"c", &g.c}}) {
     check(reinterpret_cast<std::uintptr_t>(x->data) % base_alignment == 0, "matmul: operand ", name,
           " must be aligned to 16 bytes on CUDA");
@@ -168,7 +183,7 @@ void run_gemm(const Gemm& g, Device device) {
   const cudaStream_t stream = stream_of(device);
   const Descriptors d(g);
   cublasLtHandle_t handle = nullptr;
-  cublasLtMatmulAlgo_t algorithm;
+  std::optional<cublasLtMatmulAlgo_t> algorithm;
   {
     Algorithms& all = algorithms();
     const std::lock_guard lock(all.mutex);
@@ -180,14 +195,16 @@ void run_gemm(const Gemm& g, Device device) {
     if (found == all.chosen.end()) found = all.chosen.emplace(key, ask_heuristic(g, d, handle)).first;
     algorithm = found->second;
   }
+  if (!algorithm) return false;
   const Scratch workspace(workspace_bytes, device);
   const float one_f = 1, beta_f = g.accumulate ? 1 : 0;
   const double one_d = 1, beta_d = g.accumulate ? 1 : 0;
   const bool wide = g.a.dtype == DType::f64;
   lt_check(lt.matmul(handle, d.product, wide ? static_cast<const void*>(&one_d) : &one_f, g.b.data, d.first, g.a.data,
                      d.second, wide ? static_cast<const void*>(&beta_d) : &beta_f, g.c.data, d.result, g.c.data,
-                     d.result, &algorithm, workspace.as<void>(), workspace_bytes, stream),
+                     d.result, &*algorithm, workspace.as<void>(), workspace_bytes, stream),
            "product", g);
+  return true;
 }
 
 }  // namespace binade::cuda

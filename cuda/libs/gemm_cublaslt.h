@@ -20,6 +20,9 @@ struct GemmOperand {          // element (i, j) lies at i * lead + j, or at j * 
 // and with accumulate it must be null. All sizes > 0.
 // FP8 (compute capability 8.9 and newer): a not transposed, b transposed, m, n, k and all leads multiples of 16, not both
 // f8e5m2; the sum is multiplied by *scale_a and *scale_b, in device memory. c is f32, bf16 or f16; a bias needs the latter two.
+// Beside c, a single product (batch 1, neither f64 nor FP8) may write one of these, of c's dtype and aligned to 16 bytes:
+// row_sums [m], the sums of the rows of a, which is transposed, with k > 1 and without a bias;
+// pre [m, n], contiguous, n a multiple of 8: the result before c becomes gelu_tanh of it, without accumulate.
 struct Gemm {
   std::int64_t m, n, k, batch = 1;
   GemmOperand a, b, c;
@@ -27,7 +30,9 @@ struct Gemm {
   bool accumulate = false;
   bool tf32 = false;  // f32 operands are rounded to TF32
   const float *scale_a = nullptr, *scale_b = nullptr;
+  std::byte *row_sums = nullptr, *pre = nullptr;
 };
-void run_gemm(const Gemm& gemm, Device device);
+// False, with nothing computed, where row_sums or pre is asked for and the library has no algorithm for it.
+bool run_gemm(const Gemm& gemm, Device device);
 
 }  // namespace binade::cuda

@@ -1,10 +1,12 @@
 // kernel::matmul: views of any strides become products cuBLASLt can do. What cannot be used as it lies (strides,
-// 16-byte alignment, FP8) is copied first; FP8 values are exact in bf16.
+// 16-byte alignment, FP8) is copied first; FP8 values are exact in bf16. Epilogues add a bias, and write row sums (bias
+// gradients) or GELU where the library's rules allow.
 #include <optional>
 #include <utility>
 
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
+#include "binade/core/backend/trace.h"
 #include "binade/core/tensor/tensor_impl.h"
 #include "binade/cuda/libs/gemm_cublaslt.h"
 
@@ -69,9 +71,9 @@ class Prepared {
   std::optional<Scratch> memory_;
 };
 
-// a, b prepared; c usable_result(); bias: c's dtype, or absent.
-void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, const TensorView& c, bool accumulate,
-              bool tf32) {
+// c (+)= a b + bias: a, b prepared; c usable_result(); bias: c's dtype, or absent.
+Gemm described(const TensorView& a, const TensorView& b, const TensorView& bias, const TensorView& c, bool accumulate,
+               bool tf32) {
   const std::int64_t m = c.size(-2), n = c.size(-1);
   Gemm gemm{.m = m,
             .n = n,
@@ -87,7 +89,47 @@ void multiply(const TensorView& a, const TensorView& b, const TensorView& bias, 
     describe(*view, *operand);
     operand->batch_stride = *batch_stride(*view);
   }
-  run_gemm(gemm, c.device);
+  return gemm;
+}
+
+// Why the product cannot write this in its epilogue, or null.
+const char* obstacle(const Gemm& g, const TensorView& extra) {
+  if (g.a.dtype == DType::f64) return "f64";
+  if (extra.dtype != g.c.dtype) return "not of the product's dtype";
+  if (!extra.is_contiguous() || !aligned(extra.data)) return "not aligned to 16 bytes";
+  return g.batch == 1 ? nullptr : "a batch of products";
+}
+const char* row_sums_obstacle(const Gemm& g, const TensorView& sums) {
+  if (const char* reason = obstacle(g, sums)) return reason;
+  if (g.bias) return "a bias is added";
+  if (g.k == 1) return "a sum of one element";  // not in every release of the library
+  return g.a.transposed ? nullptr : "the operand does not lie transposed";
+}
+const char* gelu_obstacle(const Gemm& g, const TensorView& y) {
+  if (const char* reason = obstacle(g, y)) return reason;
+  if (size_of(y.dtype) > 2 && !g.tf32) return "f32, for which the library promises no accuracy";
+  if (g.accumulate) return "the product is accumulated";
+  return g.n % 8 == 0 && g.c.lead == g.n ? nullptr : "rows are not multiples of 8 elements";
+}
+
+// The product and, in its epilogue, what is wanted beside it; false, with nothing computed, where that cannot be.
+// obstructed: why not, if the caller knows already.
+bool run_with_epilogue(Gemm g, kernel::MatmulEpilogue& wanted, const char* obstructed, Device device) {
+  const bool sums = static_cast<bool>(wanted.row_sums);
+  TensorView& extra = sums ? wanted.row_sums : wanted.gelu;
+  if (!extra) return false;
+  const char* reason = obstructed ? obstructed : sums ? row_sums_obstacle(g, extra) : gelu_obstacle(g, extra);
+  if (!reason) {
+    (sums ? g.row_sums : g.pre) = sums ? extra.data : g.c.data;
+    if (!sums) g.c.data = extra.data;
+    if (!run_gemm(g, device)) reason = "cuBLASLt has no algorithm";
+  }
+  if (traces("dispatch")) {
+    trace("dispatch", {"matmul on ", to_text(device), sums ? ": row sums: " : ": gelu: ",
+                       reason ? "own kernel: " : "cuBLASLt's epilogue", reason ? reason : ""});
+  }
+  if (!reason) extra = {};
+  return !reason;
 }
 
 bool usable_result(const TensorView& c, DType product) {
@@ -135,7 +177,9 @@ void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::M
   }
   const Prepared left(a, product), right(b, product);
   const bool tf32 = product == DType::f32 && options.precision == MatmulPrecision::high;
-  multiply(left.view(), right.view(), given, result, accumulate, tf32);
+  const Gemm gemm = described(left.view(), right.view(), given, result, accumulate, tf32);
+  const char* obstructed = direct ? nullptr : "the result is not one that cuBLASLt writes";
+  if (!options.epilogue || !run_with_epilogue(gemm, *options.epilogue, obstructed, c.device)) run_gemm(gemm, c.device);
   if (direct) return;
   options.accumulate ? kernel::add_into(result, c, 1) : kernel::copy(result, c);
 }

@@ -8,27 +8,11 @@
 #include "binade/core/backend/graphed_step.h"
 #include "binade/core/backend/trace.h"
 #include "binade/tests/cuda/simulated.h"
+#include "binade/tests/cuda/traced.h"
 
 namespace binade::test {
 
 namespace {
-
-class Variable {  // of the environment, for the time of this object
- public:
-  Variable(const char* name, const std::string& value) : name_(name) { setenv(name, value.c_str(), 1); }
-  ~Variable() { unsetenv(name_); }
-
- private:
-  const char* name_;
-};
-
-std::string traced(const std::function<void()>& body) {
-  const Variable wish("BINADE_TRACE", "dispatch");
-  testing::internal::CaptureStderr();
-  body();
-  return testing::internal::GetCapturedStderr();
-}
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
 
 Tensor attend(const Tensors& in, SdpaOptions options = {}) {
   return scaled_dot_product_attention(in[0], in[1], in[2], in.size() > 3 ? in[3] : Tensor(), options);

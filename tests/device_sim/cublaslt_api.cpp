@@ -1,5 +1,6 @@
 // The functions of cublasLt.h. An algorithm carries what it was asked for, so that using it for another problem, with
-// less workspace or with less aligned pointers than promised, is found.
+// less workspace or with less aligned pointers than promised, is found. A call of the heuristic that a test lets fail
+// with cudaErrorNotSupported knows no algorithm.
 #include "cublaslt.h"
 #include "findings.h"
 
@@ -16,7 +17,7 @@ constexpr std::size_t wanted_workspace = 64 << 10;
 
 struct Algorithm {  // fits cublasLtMatmulAlgo_t
   std::uint64_t mark, problem, workspace;
-  std::uint16_t alignment_a, alignment_b, alignment_c, alignment_d;
+  std::uint16_t alignment_a, alignment_b, alignment_c, alignment_d, alignment_bias, alignment_aux;
 };
 static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
 
@@ -87,6 +88,11 @@ Problem problem_of(cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLt
 }
 
 bool aligned(const void* p, std::size_t unit) { return reinterpret_cast<std::uintptr_t>(p) % unit == 0; }
+// The heuristic takes the descriptor's pointers for as aligned as they are, up to 256 bytes.
+std::uint16_t alignment_of(const MatmulDesc& desc, cublasLtMatmulDescAttributes_t key) {
+  const auto address = reinterpret_cast<std::uintptr_t>(desc.pointer<void>(key)) | 256U;
+  return static_cast<std::uint16_t>(address & (~address + 1));
+}
 
 }  // namespace
 
@@ -160,6 +166,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatmulPreference_t preference, int requested,
                                               cublasLtMatmulHeuristicResult_t* results, int* returned) {
   *returned = 0;
+  if (simt::Call call("cublasLtMatmulAlgoGetHeuristic"); call.error() == cudaErrorNotSupported) {
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
   Problem problem = problem_of(desc, a, b, c, d);
   if (requested < 1) return refuse("cublasLtMatmulAlgoGetHeuristic", CUBLAS_STATUS_INVALID_VALUE, "no result requested");
   if (const std::string why = simt::lt::check_rules(problem); !why.empty()) {
@@ -173,7 +182,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                       alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES),
                       alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES),
                       alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES),
-                      alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES)};
+                      alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES),
+                      alignment_of(problem.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER),
+                      alignment_of(problem.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER)};
   *results = {};
   std::memcpy(&results->algo, &algorithm, sizeof algorithm);
   results->workspaceSize = algorithm.workspace;
@@ -206,6 +217,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   if (!aligned(a, algorithm.alignment_a) || !aligned(b, algorithm.alignment_b) || !aligned(d, algorithm.alignment_d) ||
       (c && !aligned(c, algorithm.alignment_c))) {
     return refuse(name, CUBLAS_STATUS_INVALID_VALUE, "a matrix is less aligned than the preference promised (256 bytes unless set)");
+  }
+  if (!aligned(problem.desc.pointer<void>(CUBLASLT_MATMUL_DESC_BIAS_POINTER), algorithm.alignment_bias) ||
+      !aligned(problem.desc.pointer<void>(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER), algorithm.alignment_aux)) {
+    return refuse(name, CUBLAS_STATUS_INVALID_VALUE, "BIAS_POINTER or EPILOGUE_AUX_POINTER is less aligned than the heuristic's");
   }
   const bool fp8 = simt::lt::is_fp8(problem.a.type);
   if (fp8 && (!aligned(a, 16) || !aligned(b, 16) || !aligned(c, 16) || !aligned(d, 16))) {

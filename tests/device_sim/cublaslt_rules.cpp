@@ -90,24 +90,44 @@ std::string check_fp8(const Problem& p) {
   return "";
 }
 
+// BGRADA, BGRADB and DGELU_BGRAD write a vector of D's type. The first two sum over k, and NVIDIA's own binding
+// (nvmath-python) asks for BGRADB only with B transposed, and for neither, nor DGELU, with k = 1.
+std::string check_bias_gradient(const Problem& p, cublasLtEpilogue_t e) {
+  if (p.d.batches() > 1) return "bias gradients are not computed for batches";
+  if (bias_type(p) != p.d.type) return "a bias gradient has the type of D";
+  if (e == CUBLASLT_EPILOGUE_BGRADA && p.desc.transposed(CUBLASLT_MATMUL_DESC_TRANSA)) return "BGRADA needs A as it lies";
+  if (e == CUBLASLT_EPILOGUE_BGRADB && !p.desc.transposed(CUBLASLT_MATMUL_DESC_TRANSB)) return "BGRADB needs B transposed";
+  return "";
+}
+std::string check_aux(const Problem& p) {
+  if (!p.desc.pointer<void>(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER)) return "the epilogue needs EPILOGUE_AUX_POINTER";
+  const auto ld = p.desc.attributes.get<std::int64_t>(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, 0);
+  if (ld < static_cast<std::int64_t>(p.m) || ld % 8) return "EPILOGUE_AUX_LD must be a multiple of 8 and at least the rows of D";
+  const auto stride = p.desc.attributes.get<std::int64_t>(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, 0);
+  if (p.d.batches() > 1 && (stride % 8 || stride < ld * static_cast<std::int64_t>(p.n))) {
+    return "EPILOGUE_AUX_BATCH_STRIDE must be a multiple of 8 and at least a whole matrix";
+  }
+  return is_fp8(p.d.type) || aux_type(p) == p.d.type ? "" : "the auxiliary matrix has the type of D";
+}
+
 std::string check_epilogue(const Problem& p) {
   const cublasLtEpilogue_t e = p.desc.epilogue();
   if (!known_epilogue(e)) return "an epilogue this project does not use";
-  const bool gradient = writes_bias_gradient(e);
+  if (e == CUBLASLT_EPILOGUE_DEFAULT) return "";
+  if (p.desc.compute == CUBLAS_COMPUTE_64F) return "epilogues are not used with COMPUTE_64F";
+  const bool gradient = writes_bias_gradient(e), backward = gradient || reads_aux(e);
   if ((adds_bias(e) || gradient) && !p.desc.pointer<void>(CUBLASLT_MATMUL_DESC_BIAS_POINTER)) return "the epilogue needs BIAS_POINTER";
   if (adds_bias(e)) {
     const cudaDataType_t bias = bias_type(p);
     const bool fits = is_fp8(p.a.type) ? bias == CUDA_R_16BF || bias == CUDA_R_16F : bias == p.d.type;
     if (!fits) return "the bias has a type that does not go with D";
   }
-  if (gradient && p.d.batches() > 1) return "bias gradients are not computed for batches";
-  if (is_fp8(p.a.type) && (gradient || reads_aux(e))) return "this epilogue is not used with FP8";
-  if (!writes_aux(e) && !reads_aux(e)) return "";
-  if (!p.desc.pointer<void>(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER)) return "the epilogue needs EPILOGUE_AUX_POINTER";
-  const auto ld = p.desc.attributes.get<std::int64_t>(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, 0);
-  if (ld < static_cast<std::int64_t>(p.m) || ld % 8) return "EPILOGUE_AUX_LD must be a multiple of 8 and at least the rows of D";
-  if (!bytes_of(aux_type(p))) return "EPILOGUE_AUX_DATA_TYPE is unknown";
-  return "";
+  if (is_fp8(p.a.type) && backward) return "this epilogue is not used with FP8";
+  if (backward && p.k == 1) return "this epilogue needs k > 1";
+  if (gradient) {
+    if (const std::string why = check_bias_gradient(p, e); !why.empty()) return why;
+  }
+  return writes_aux(e) || reads_aux(e) ? check_aux(p) : "";
 }
 
 }  // namespace

@@ -53,6 +53,8 @@ void samples_matmul(SampleMap& out) {
   dense("relu", Activation::relu, {6, 5}, 7, true, 7);
   dense("gelu_erf", Activation::gelu_erf, {6, 5}, 7, true, 7);
   dense("gelu_tanh", Activation::gelu_tanh, {6, 5}, 7, true, 7);
+  dense("gelu_tanh, rows of 8", Activation::gelu_tanh, {6, 5}, 8, true, 8);  // in cuBLASLt's epilogue
+  dense("gelu_tanh, without bias", Activation::gelu_tanh, {2, 3, 5}, 16, false, 16);
   dense("silu", Activation::silu, {6, 5}, 7, true, 7);
   out.push_back({"linear x transposed", [](Inputs in) { return linear(in[0].t(), in[1], in[2]); },
                  {normal({5, 6}), normal({7, 5}), normal({7})}, 7});

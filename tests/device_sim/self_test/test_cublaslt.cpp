@@ -130,8 +130,12 @@ TEST_F(CublasLt, Epilogues) {
   for (const auto e : {CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_RELU_BIAS, CUBLASLT_EPILOGUE_GELU,
                        CUBLASLT_EPILOGUE_GELU_BIAS, CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
                        CUBLASLT_EPILOGUE_DGELU, CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_BGRADA, CUBLASLT_EPILOGUE_BGRADB}) {
-    expect_product({.name = "f32, epilogue " + std::to_string(e), .ta = true, .epilogue = e});
-    expect_product({.name = "bf16, epilogue " + std::to_string(e), .a = CUDA_R_16BF, .b = CUDA_R_16BF, .c = CUDA_R_16BF, .d = CUDA_R_16BF, .epilogue = e, .k = 24});
+    const bool ta = e != CUBLASLT_EPILOGUE_BGRADA, tb = e == CUBLASLT_EPILOGUE_BGRADB;
+    expect_product({.name = "f32, epilogue " + std::to_string(e), .ta = ta, .tb = tb, .epilogue = e, .beta = 2});
+    for (const cudaDataType_t type : {CUDA_R_16BF, CUDA_R_16F}) {
+      expect_product({.name = "16 bits, epilogue " + std::to_string(e), .a = type, .b = type, .c = type, .d = type, .tb = tb, .epilogue = e, .k = 24});
+      expect_product({.name = "16 bits to float, epilogue " + std::to_string(e), .a = type, .b = type, .tb = tb, .epilogue = e});
+    }
   }
   expect_product({.name = "bias and batches", .epilogue = CUBLASLT_EPILOGUE_GELU_AUX_BIAS, .batch = 2});
 }
@@ -187,6 +191,15 @@ TEST_F(CublasLt, RefusesWhatTheDocumentationDoes) {
   expect_refused({.name = "", .epilogue = CUBLASLT_EPILOGUE_GELU_AUX}, "AUX_LD", [](Product& p) { p.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, std::int64_t{25}); });
   expect_refused({.name = "", .epilogue = CUBLASLT_EPILOGUE_DGELU}, "AUX_POINTER", [](Product& p) { p.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, static_cast<void*>(nullptr)); });
   expect_refused({.name = "", .epilogue = CUBLASLT_EPILOGUE_BGRADA, .batch = 2}, "batches");
+  expect_refused({.name = "", .ta = true, .epilogue = CUBLASLT_EPILOGUE_BGRADA}, "A as it lies");
+  expect_refused({.name = "", .epilogue = CUBLASLT_EPILOGUE_BGRADB}, "B transposed");
+  expect_refused({.name = "", .tb = true, .epilogue = CUBLASLT_EPILOGUE_BGRADB, .k = 1}, "k > 1");
+  expect_refused({.name = "", .epilogue = CUBLASLT_EPILOGUE_DGELU, .k = 1}, "k > 1");
+  expect_refused({.name = "", .a = bf16, .b = bf16, .tb = true, .epilogue = CUBLASLT_EPILOGUE_BGRADB}, "type of D", [](Product& p) { p.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, std::int32_t{CUDA_R_16BF}); });
+  expect_refused({.name = "", .a = bf16, .b = bf16, .epilogue = CUBLASLT_EPILOGUE_GELU_AUX}, "type of D", [](Product& p) { p.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, std::int32_t{CUDA_R_16BF}); });
+  expect_refused({.name = "", .epilogue = CUBLASLT_EPILOGUE_GELU_AUX, .batch = 2}, "AUX_BATCH_STRIDE", [](Product& p) { p.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, std::int64_t{24 * 16 + 4}); });
+  expect_refused({.name = "", .epilogue = CUBLASLT_EPILOGUE_GELU_AUX, .batch = 2}, "AUX_BATCH_STRIDE", [](Product& p) { p.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, std::int64_t{24 * 16 - 8}); });
+  expect_refused({.name = "", .a = f64, .b = f64, .c = f64, .d = f64, .compute = CUBLAS_COMPUTE_64F, .epilogue = CUBLASLT_EPILOGUE_BIAS}, "COMPUTE_64F");
   expect_refused({.name = "", .epilogue = CUBLASLT_EPILOGUE_RELU_AUX}, "epilogue");
   const auto relayout = [](int which, std::uint64_t rows, std::uint64_t cols, std::int64_t ld) {
     return [=](Product& p) {
@@ -217,6 +230,30 @@ TEST_F(CublasLt, RefusesAnAlgorithmOfAnotherOrigin) {
   EXPECT_EQ(p.call(p.da->data, p.heuristic.workspaceSize - 1, &p.heuristic.algo), CUBLAS_STATUS_INVALID_VALUE);
   EXPECT_EQ(p.call(p.da->data + 16, 1 << 20, &p.heuristic.algo), CUBLAS_STATUS_INVALID_VALUE) << "256 bytes were promised";
   EXPECT_EQ(kinds(simt::take_findings()), "bad-argument bad-argument bad-argument bad-argument bad-argument");
+}
+
+TEST_F(CublasLt, EpilogueVectorsAreAsAlignedAsTheHeuristicSawThem) {
+  for (const auto key : {CUBLASLT_MATMUL_DESC_BIAS_POINTER, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER}) {
+    Product p({.name = "", .epilogue = CUBLASLT_EPILOGUE_GELU_AUX_BIAS});
+    p.upload();
+    ASSERT_EQ(p.ask(), CUBLAS_STATUS_SUCCESS);
+    Bytes larger(std::size_t{1} << 12);
+    must(cudaMemsetAsync(larger.data, 0, larger.size, p.stream));
+    p.set(key, static_cast<void*>(larger.data + 16));
+    EXPECT_EQ(p.call(), CUBLAS_STATUS_INVALID_VALUE);
+    EXPECT_EQ(kinds(simt::take_findings()), "bad-argument");
+    ASSERT_EQ(p.ask(), CUBLAS_STATUS_SUCCESS);  // asked anew, it knows
+    EXPECT_EQ(p.call(), CUBLAS_STATUS_SUCCESS);
+    EXPECT_EQ(p.stream.synchronize(), cudaSuccess);
+  }
+}
+
+TEST_F(CublasLt, TheHeuristicMayKnowNothing) {
+  Product p({.name = ""});
+  simt::fail_call("cublasLtMatmulAlgoGetHeuristic", 1, cudaErrorNotSupported);
+  EXPECT_EQ(p.ask(), CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(p.ask(), CUBLAS_STATUS_SUCCESS);
+  cudaGetLastError();
 }
 
 TEST_F(CublasLt, MemoryIsCheckedLikeAKernels) {
