@@ -74,7 +74,7 @@ TEST_P(GptLayer, TakesFewLaunches) {
                 static_cast<unsigned long long>(launches), static_cast<unsigned long long>(memsets),
                 static_cast<unsigned long long>(three.library_launches - two.library_launches),
                 accumulate ? ", gradients accumulated" : "");
-    EXPECT_LE(launches, 24U);
+    EXPECT_LE(launches, accumulate ? 28U : 24U);  // four bias gradients come with the weights' only where overwritten
     EXPECT_EQ(memsets, 0U);
   }
 }
