@@ -74,7 +74,9 @@ TEST_P(GptLayer, TakesFewLaunches) {
                 static_cast<unsigned long long>(launches), static_cast<unsigned long long>(memsets),
                 static_cast<unsigned long long>(three.library_launches - two.library_launches),
                 accumulate ? ", gradients accumulated" : "");
-    EXPECT_LE(launches, accumulate ? 28U : 24U);  // four bias gradients come with the weights' only where overwritten
+    // 26: 12 products, 2 + 4 of the norms, 1 + 3 of attention, 2 of GELU, 2 sums. Four bias gradients come with the
+    // weights' only where overwritten. In 16 bits GELU comes with its product, and there are 10 casts.
+    EXPECT_LE(launches, (GetParam() == Mode::fp32 ? 26U : 35U) + (accumulate ? 4U : 0U));
     EXPECT_EQ(memsets, 0U);
   }
 }
