@@ -120,16 +120,16 @@ struct Start {
     if (call.failed()) return;
     comm = find(call, handle);
     if (!comm) return;
-    const auto refuse = [&](const char* kind, const std::string& text) {
-      call.refuse(cudaErrorInvalidValue, kind, text);
-      comm = nullptr;
-    };
-    if (!comm->joined || comm->settling > 0) return refuse("bad-argument", "the communicator is still in progress");
-    if (comm->finalizing) return refuse("bad-argument", "the communicator is finalized");
     stream = call.stream(stream_handle);
-    if (!stream) return refuse("bad-handle", "no stream");
-    if (comm->device != simt::current_device() || stream->device != comm->device)
-      return refuse("wrong-device", "communicator, stream and current device differ");
+    const char* problem = !comm->joined || comm->settling > 0 ? "the communicator is still in progress"
+                          : comm->finalizing                  ? "the communicator is finalized"
+                          : !stream                           ? "no stream"
+                          : comm->device != simt::current_device() || stream->device != comm->device
+                              ? "communicator, stream and current device differ"
+                              : nullptr;
+    if (!problem) return;
+    call.refuse(cudaErrorInvalidValue, "bad-argument", problem);
+    comm = nullptr;
   }
   explicit operator bool() const { return comm != nullptr; }
   std::shared_ptr<Exchange> exchange() const { return std::make_shared<Exchange>(comm, name); }
