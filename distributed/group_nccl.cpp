@@ -74,17 +74,22 @@ void poll(const Step& step) {
 
 class DeviceCall final : public Work::State {
  public:
-  DeviceCall(Collective c, Device device, std::shared_ptr<Failure> failure)
-      : collective(std::move(c)), failure_(std::move(failure)) {
-    if (!collective.in || collective.in.device() == device) return;
+  DeviceCall(const Collective& c, Device device, std::shared_ptr<Failure> failure)
+      : collective{.kind = c.kind, .op = c.op, .root = c.root, .sequence = c.sequence, .spec = c.spec},
+        failure_(std::move(failure)),
+        waits_on_host_(c.kind == CollectiveKind::barrier || c.in.device() != device),
+        in_(c.in),
+        out_(c.out) {
+    if (!c.in || c.in.device() == device) return;
     // CPU tensors go by way of the device. Of all-gather's `out`, and reduce-scatter's, only results are wanted.
-    const bool in_place = collective.kind == CollectiveKind::broadcast || collective.kind == CollectiveKind::all_reduce;
-    in_ = on_device(collective.in, device, true);
-    out_ = in_place ? in_ : on_device(collective.out, device, false);
+    const bool in_place = c.kind == CollectiveKind::broadcast || c.kind == CollectiveKind::all_reduce;
+    in_ = on_device(c.in, device, true);
+    out_ = in_place ? in_ : on_device(c.out, device, false);
+    target_ = c.out;
   }
-  const Collective collective;  // holds the tensors until it is done
-  const Tensor& in() const { return in_ ? in_ : collective.in; }
-  const Tensor& out() const { return out_ ? out_ : collective.out; }
+  const Collective collective;  // without its tensors
+  const Tensor& in() const { return in_; }
+  const Tensor& out() const { return out_; }
 
   void launched(std::unique_ptr<DeviceWork> work) {
     const std::lock_guard lock(mutex_);
@@ -99,31 +104,25 @@ class DeviceCall final : public Work::State {
   bool done() override { return finished() || *failure_; }
 
   void wait() override {
-    if (!finished()) failure_->rethrow();
-    if (out_ || collective.kind == CollectiveKind::barrier) return wait_on_host();
-    const std::lock_guard lock(mutex_);
-    work_->order_compute_stream();
-  }
-
- private:
-  void wait_on_host() {
     poll([&] {
       if (finished()) return true;
       failure_->rethrow();
-      return false;
+      return !waits_on_host_;
     });
     const std::lock_guard lock(mutex_);
-    if (!out_ || taken_) return;
     work_->order_compute_stream();
-    transfer(out_, collective.out);
-    taken_ = true;
+    if (target_) transfer(out_, target_);
+    in_ = out_ = target_ = {};  // their memory is the compute stream's again: it may be used for what comes next
   }
 
+ private:
   std::shared_ptr<Failure> failure_;
-  Tensor in_, out_;  // stand-ins on the device
+  bool waits_on_host_;
+  Tensor in_, out_;  // on the device; held until it is done, or somebody has waited for it
+  Tensor target_;    // on the CPU, if any: gets what `out_` holds
   std::mutex mutex_;
   std::unique_ptr<DeviceWork> work_;
-  bool finished_ = false, taken_ = false;
+  bool finished_ = false;
 };
 
 // Where ranks that MPI did not start meet. An elastic torchrun listens at its port itself: ranks take the next one.

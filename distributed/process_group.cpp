@@ -22,7 +22,7 @@ std::string Collective::text() const {
   std::string text = std::string(name(kind)) + " #" + std::to_string(sequence);
   if (kind == CollectiveKind::barrier) return text;
   const bool reduces = kind == CollectiveKind::all_reduce || kind == CollectiveKind::reduce_scatter;
-  return text + " (" + (reduces ? std::string(name(op)) + " of " : "") + to_text(in.dtype()) + " " + to_text(in.shape()) +
+  return text + " (" + (reduces ? std::string(name(op)) + " of " : "") + to_text(spec.dtype) + " " + to_text(spec.shape) +
          (kind == CollectiveKind::broadcast ? " from rank " + std::to_string(root) : "") + ")";
 }
 
@@ -70,7 +70,7 @@ Work ProcessGroup::launch(CollectiveKind kind, ReduceOp op, int root, const Tens
     }
     bump_version(out);
   }
-  return start({.kind = kind, .op = op, .root = root, .sequence = ++sequence_, .in = in, .out = out});
+  return start({.kind = kind, .op = op, .root = root, .sequence = ++sequence_, .spec = in ? in.spec() : Spec{}, .in = in, .out = out});
 }
 
 Work ProcessGroup::broadcast(const Tensor& x, int root) {

@@ -52,7 +52,8 @@ struct Collective {  // one call, its arguments checked
   ReduceOp op = ReduceOp::sum;
   int root = 0;
   std::uint64_t sequence = 0;  // counts the group's collectives from 1
-  Tensor in, out;              // broadcast, all_reduce: the same tensor; barrier: undefined
+  Spec spec = {};              // of `in`
+  Tensor in = {}, out = {};    // broadcast, all_reduce: the same tensor; barrier: undefined
   std::string text() const;    // "all_reduce #12 (sum of f32 [25000])"
 };
 

@@ -18,9 +18,9 @@ void find(void* library, const char* name, Function& function) {
 
 NcclFunctions open_library() {
   void* library = dlopen(library_name, RTLD_NOW | RTLD_LOCAL);
-  if (!library)
-    fail({"NCCL: ", library_name, " is missing: install NCCL (Debian and Ubuntu: libnccl2, PyPI: nvidia-nccl-cu",
-          to_text(CUDART_VERSION / 1000), ") and add it to LD_LIBRARY_PATH: ", dlerror()});
+  const char* reason = library ? nullptr : dlerror();
+  check(library != nullptr, "NCCL: ", library_name, " is missing: install NCCL (Debian and Ubuntu: libnccl2, PyPI: "
+        "nvidia-nccl-cu", CUDART_VERSION / 1000, ") and add it to LD_LIBRARY_PATH: ", reason ? reason : "");
   NcclFunctions f{};
   find(library, "ncclGetUniqueId", f.unique_id);
   find(library, "ncclCommInitRankConfig", f.init);

@@ -122,9 +122,9 @@ TEST_F(DataParallel, ModelsThatDifferAreAnError) {
 }
 
 TEST_F(DataParallel, NoSyncAccumulates) {
-  const data::TensorDataset set = small_data(64, device());
+  const data::Batch set = small_batch(64);
   const std::int64_t share = 32 / size();
-  const auto part = [&](std::int64_t half) { return data::Batch{set.inputs().narrow(0, 32 * half + rank() * share, share), set.targets().narrow(0, 32 * half + rank() * share, share)}; };
+  const auto part = [&](std::int64_t half) { return data::Batch{set.inputs.narrow(0, 32 * half + rank() * share, share), set.targets.narrow(0, 32 * half + rank() * share, share)}; };
   nn::Sequential model = small_mlp(), whole = small_mlp();
   model.to(DType::f64), whole.to(DType::f64);
   const dist::DataParallel parallel(model, small_buckets(shared_group()));
@@ -137,8 +137,8 @@ TEST_F(DataParallel, NoSyncAccumulates) {
       EXPECT_TRUE(noted().empty());  // nothing is communicated
     }
     backward(model, part(1));
-    backward(whole, {set.inputs().narrow(0, 0, 32), set.targets().narrow(0, 0, 32)});
-    backward(whole, {set.inputs().narrow(0, 32, 32), set.targets().narrow(0, 32, 32)});
+    backward(whole, {set.inputs.narrow(0, 0, 32), set.targets.narrow(0, 0, 32)});
+    backward(whole, {set.inputs.narrow(0, 32, 32), set.targets.narrow(0, 32, 32)});
     for (std::size_t i = 0; i < model.parameters().size(); ++i)
       EXPECT_LT(largest_difference(model.parameters()[i].grad(), whole.parameters()[i].grad()), 1e-13);
     model.zero_grad(), whole.zero_grad();
@@ -185,13 +185,13 @@ TEST_F(DataParallel, Bf16Communication) {
   dist::DataParallelOptions options = small_buckets(shared_group());
   options.communication = DType::bf16;
   const dist::DataParallel parallel(model, options);
-  const data::TensorDataset set = small_data(32, device());
+  const data::Batch set = small_batch(32);
   const std::int64_t share = 32 / size();
   clear_notes();
-  cross_entropy(model(set.inputs().narrow(0, rank() * share, share)), set.targets().narrow(0, rank() * share, share)).backward();
+  cross_entropy(model(set.inputs.narrow(0, rank() * share, share)), set.targets.narrow(0, rank() * share, share)).backward();
   EXPECT_NE(noted().front().find("all_reduce"), std::string::npos);
   EXPECT_NE(noted().front().find("avg of bf16"), std::string::npos) << noted().front();
-  cross_entropy(whole(set.inputs()), set.targets()).backward();
+  cross_entropy(whole(set.inputs), set.targets).backward();
   for (std::size_t i = 0; i < model.parameters().size(); ++i) {
     const Tensor grad = model.parameters()[i].grad();
     EXPECT_EQ(grad.dtype(), DType::f32);

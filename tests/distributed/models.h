@@ -29,9 +29,13 @@ inline nn::Sequential small_mlp(std::uint64_t seed = 7) {
   model.to(device());
   return model;
 }
-inline data::TensorDataset small_data(std::int64_t samples = 192, Device where = {}) {
+inline data::TensorDataset small_data(std::int64_t samples = 192) {
   manual_seed(11);
-  return data::TensorDataset(randn({samples, 20}).to(where), randint(0, 5, {samples}).to(where));
+  return data::TensorDataset(randn({samples, 20}), randint(0, 5, {samples}));
+}
+inline data::Batch small_batch(std::int64_t samples) {  // the same, where the model is
+  const data::TensorDataset set = small_data(samples);
+  return {set.inputs().to(device()), set.targets().to(device())};
 }
 inline dist::DataParallelOptions small_buckets(std::shared_ptr<dist::ProcessGroup> g, std::int64_t micro_batches = 0) {
   return {.group = std::move(g), .first_bucket_bytes = 970, .bucket_bytes = 4096, .micro_batches = micro_batches};

@@ -37,10 +37,10 @@ class Trainer {
   amp::GradScaler& scaler() { return scaler_; }
   std::size_t state_bytes() const { return optimizer_bytes() - before_; }
   void steps(std::int64_t first, std::int64_t last, double clip_norm = 0, std::int64_t spoiled = -1) {
-    const data::TensorDataset set = small_data(32 * 20, device());
+    const data::Batch set = small_batch(32 * 20);
     for (std::int64_t s = first; s < last; ++s) {
       const std::int64_t share = 32 / group_->size(), at = 32 * s + group_->rank() * share;
-      const data::Batch batch{set.inputs().narrow(0, at, share), set.targets().narrow(0, at, share)};
+      const data::Batch batch{set.inputs.narrow(0, at, share), set.targets.narrow(0, at, share)};
       for (const auto& [x, y] : parallel_->split(batch)) {
         const amp::Autocast autocast(autocast_);
         Tensor loss = cross_entropy(model_(x.to(model_.parameters()[0].dtype())), y);
