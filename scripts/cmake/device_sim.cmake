@@ -151,6 +151,9 @@ endif()
 # ---- the simulator's own tests
 
 file(GLOB self_tests CONFIGURE_DEPENDS ${binade_device_sim_dir}/self_test/*.cpp)
+if(NOT BINADE_NCCL_INCLUDE)
+  list(FILTER self_tests EXCLUDE REGEX "/test_nccl")
+endif()
 set(right_kernels ${binade_device_sim_dir}/self_test/right_kernels.cu)
 set(planted_kernels ${binade_device_sim_dir}/self_test/planted_kernels.cu)
 foreach(flavour checked fast)
