@@ -198,7 +198,7 @@ class NcclGroup final : public ProcessGroup {
     try {
       call->launched(launch(c, call->in(), call->out()));
     } catch (const std::exception& error) {
-      give_up(c, error.what());
+      give_up(c.text() + ": " + error.what());
     }
     return Work(call);
   }
@@ -216,8 +216,7 @@ class NcclGroup final : public ProcessGroup {
     return communicator_->barrier();
   }
 
-  void give_up(const Collective& c, const std::string& why) {
-    const std::string text = why.starts_with(name(c.kind)) ? why : c.text() + ": " + why;
+  void give_up(const std::string& text) {
     if (!failure_->set(text)) return;
     communicator_->abort(text);
     const std::lock_guard lock(mutex_);
@@ -255,20 +254,38 @@ class NcclGroup final : public ProcessGroup {
   bool passed(const UnderWay& item) {
     const Collective& c = item.call->collective;
     try {
-      const bool announced = item.announced.done();
-      if (announced) item.announced.wait();
-      if (item.call->finished()) return announced;
+      const bool everybody = check_announced();
+      if (item.call->finished() && item.announced.done()) return true;
       if (const std::string problem = communicator_->problem(); !problem.empty()) fail({problem});
       // Who is late is the announcer's to say, in the same time.
-      if (announced && Clock::now() - item.since > options_.timeout) {
+      if (everybody && Clock::now() - item.since > options_.timeout) {
         fail({"rank ", to_text(rank()), " waited for ", to_text(static_cast<double>(options_.timeout.count()) / 1000), " s: ",
               announcer_ ? "all ranks have called it, but the devices do not finish"
                          : "which ranks have not arrived is known only where MPI started them"});
       }
     } catch (const std::exception& error) {
-      give_up(c, error.what());
+      give_up(c.text() + ": " + error.what());
     }
     return false;
+  }
+
+  // Whether all ranks have called everything that is under way. The first that one has not, or cannot, ends the group.
+  bool check_announced() {
+    std::vector<Work> announced;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const UnderWay& item : under_way_) announced.push_back(item.announced);
+    }
+    for (const Work& work : announced) {
+      if (!work.done()) return false;
+      try {
+        work.wait();
+      } catch (const std::exception& error) {
+        give_up(error.what());  // names its collective
+        return false;
+      }
+    }
+    return true;
   }
 
   GroupOptions options_;

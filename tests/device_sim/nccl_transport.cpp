@@ -175,7 +175,8 @@ bool Exchange::attempt(OperationContext& context) {
   while (!comm_->aborted && progress()) {
   }
   if (comm_->aborted) {
-    std::fprintf(stderr, "simulated NCCL: rank %d was aborted in %s: %s\n", comm_->rank, name_.c_str(), missing().c_str());
+    if (!comm_->abort_noted.exchange(true))
+      std::fprintf(stderr, "simulated NCCL: rank %d was aborted in %s: %s\n", comm_->rank, name_.c_str(), missing().c_str());
     return finished_ = true;
   }
   if (!std::all_of(transfers.begin(), transfers.end(), [](const Transfer& t) { return t.complete(); }) || silent_) return false;

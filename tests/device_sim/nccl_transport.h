@@ -51,7 +51,7 @@ struct Comm {
   ncclUniqueId id{};
   int rank = 0, size = 1, device = 0;
   std::shared_ptr<Segment> segment;  // null until joined
-  std::atomic<bool> aborted = false;
+  std::atomic<bool> aborted = false, abort_noted = false;
   std::atomic<int> async_error = ncclSuccess;
   Ring& to(int peer) const { return segment->rings[rank * size + peer]; }
   Ring& from(int peer) const { return segment->rings[peer * size + rank]; }
