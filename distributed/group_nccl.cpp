@@ -306,8 +306,6 @@ std::shared_ptr<ProcessGroup> nccl_group(const Launch& launch, GroupOptions opti
   const int devices = required_cuda_backend().device_count();
   // A launcher that binds its processes shows each of them one device.
   const int index = devices == 1 ? 0 : launch.local_rank;
-  check(index < devices, "dist::init: rank ", launch.rank, " has local rank ", index, ", but this machine has ", devices,
-        " CUDA devices: start at most one process for each");
   return std::make_shared<NcclGroup>(launch, Device{DeviceType::cuda, index}, std::move(options));
 }
 

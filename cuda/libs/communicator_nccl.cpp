@@ -115,8 +115,8 @@ class NcclCommunicator final : public DeviceCommunicator {
  public:
   explicit NcclCommunicator(const CommunicatorOptions& o)
       : device_{DeviceType::cuda, o.device}, rank_(o.rank), size_(o.size), timeout_(o.timeout) {
-    check(o.device >= 0 && o.device < device_count(), "NCCL: rank ", o.rank, " is to use ", to_text(device_), ", but there are ",
-          device_count(), " CUDA devices: start at most one process for each");
+    check(o.device >= 0 && o.device < device_count(), "dist::init: rank ", o.rank, " is to use ", to_text(device_),
+          ", but this machine has ", device_count(), " CUDA devices: start at most one process for each");
     check(size_ <= most_ranks, "NCCL: at most ", most_ranks, " ranks, got ", size_);
     if (!o.share_id && !std::getenv("NCCL_COMM_ID")) setenv("NCCL_COMM_ID", o.address.c_str(), 1);  // before NCCL's first call
     const std::lock_guard lock(mutex_);

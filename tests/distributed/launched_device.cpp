@@ -39,7 +39,7 @@ std::vector<Job> play_torchrun(int ranks, const std::string& scenario, const Env
   const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   std::vector<Job> jobs_of_ranks;
   for (const auto& process : processes) {
-    while (process->running() && seconds() < 12) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    while (process->running() && seconds() < 6) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     Job job{.finished = {}, .ended = !process->running(), .seconds = seconds()};
     if (!job.ended) process->kill();
     job.finished = process->wait();
@@ -90,13 +90,11 @@ TEST_F(DeviceJobs, RankThatLeavesEarly) {
 
 TEST_F(DeviceJobs, DifferentCollectives) {
   expect_failed(play_unnoticed(2, "other collective"), "the ranks call different collectives");
-  expect_failed(play_unnoticed(2, "other size"), "the ranks call different collectives");
 }
 
 // What NCCL finds out by itself: the communicator is aborted, and reading the result is an error, not whatever lies there.
 TEST_F(DeviceJobs, AsynchronousErrors) {
   const std::string words = "NCCL: remote process exited or there was a network error";
-  expect_failed(play_unnoticed(2, "asynchronous error"), words);
   expect_failed(play_torchrun(2, "asynchronous error")[1], words);
 }
 
@@ -105,7 +103,7 @@ TEST_F(DeviceJobs, OneProcessForADevice) {
     return run_job(3, std::string(BINADE_BINARY_DIR) + "/tests/test_distributed", {},
                    {{"BINADE_SCENARIO", "nothing happens"}, {"BINADE_SIM_DEVICES", count}});
   };
-  expect_failed(with_devices("2"), "dist::init: rank 2 has local rank 2, but this machine has 2 CUDA devices");
+  expect_failed(with_devices("2"), "dist::init: rank 2 is to use cuda:2, but this machine has 2 CUDA devices");
   expect_failed(with_devices("1"), "Duplicate GPU detected");
 }
 

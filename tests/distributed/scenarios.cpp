@@ -1,4 +1,5 @@
 // What ranks do in the jobs that launched.cpp starts: train for a while, then something happens to rank 1.
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -33,7 +34,8 @@ void exchange_until(const std::string& scenario) {
       if (scenario == "other size") group->all_reduce(zeros({3}, {.device = group->device()})).wait();
     }
     group->all_reduce(x).wait();
-    (void)x.at(0);  // waits for the device, where there is one: its wait() did not
+    // Reading waits for the device, where there is one: wait() did not. It must not take what is no result.
+    check(x.at(0) == std::pow(group->size(), step), "a result that is none was taken: ", x.at(0));
   }
   // Where nothing happens, rank 0 goes last and the others wait for it.
   if (group->rank() == 0) std::printf("all %d ranks are done\n", group->size());
