@@ -25,9 +25,9 @@ Exchange::Exchange(const MpiFunctions& mpi, int rank, int size, std::chrono::mil
 
 Exchange::Header Exchange::header_of(const Collective& c) {
   Header header{.sequence = c.sequence, .root = c.root, .kind = c.kind, .op = c.op};
-  if (c.in) {
-    header.numel = c.in.numel();
-    header.dtype = c.in.dtype();
+  if (c.kind != CollectiveKind::barrier) {
+    header.numel = c.spec.shape.numel();
+    header.dtype = c.spec.dtype;
   }
   return header;
 }

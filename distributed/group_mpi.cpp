@@ -40,10 +40,10 @@ const MpiFunctions& load_mpi(const Launch& launch) {
   return *functions;
 }
 
-class MpiGroup final : public ProcessGroup {
+class MpiGroup final : public MpiProcessGroup {
  public:
   MpiGroup(const Launch& launch, GroupOptions options)
-      : ProcessGroup(launch.rank, launch.size),
+      : MpiProcessGroup(launch.rank, launch.size, Device{}),
         mpi_(load_mpi(launch)),
         options_(std::move(options)),
         exchange_(mpi_, launch.rank, launch.size, options_.timeout) {
@@ -72,16 +72,21 @@ class MpiGroup final : public ProcessGroup {
   }
 
   std::string_view backend() const override { return "mpi"; }
+  Work announce(Collective collective) override { return push(std::move(collective), true); }
 
  private:
   Work start(Collective collective) override {
     check(!collective.in || collective.in.device() == Device{}, name(collective.kind),
           ": MPI ranks exchange tensors on the CPU, got one on ", collective.in ? to_text(collective.in.device()) : "");
-    auto state = std::make_shared<Work::State>(std::move(collective));
+    return push(std::move(collective), false);
+  }
+
+  Work push(Collective collective, bool announced_only) {
+    auto state = std::make_shared<HostWork>(std::move(collective));
     {
       const std::lock_guard lock(mutex_);
       if (failure_) state->finish(failure_);
-      else queue_.push_back(state);
+      else queue_.push_back({state, announced_only});
     }
     changed_.notify_all();
     return Work(state);
@@ -97,12 +102,17 @@ class MpiGroup final : public ProcessGroup {
       return;
     }
     initialised.set_value();
-    while (const std::shared_ptr<Work::State> work = next()) {
+    for (Item item = next(); item.work; item = next()) {
       try {
-        carry_out(work->collective);
-        work->finish();
+        if (item.announced_only) {
+          exchange_.begin(item.work->collective);
+          exchange_.end();
+        } else {
+          carry_out(item.work->collective);
+        }
+        item.work->finish();
       } catch (const std::exception& error) {
-        give_up(Error(error.what()), *work);
+        give_up(Error(error.what()), *item.work);
       }
     }
     if (failure_) return;  // MPI_Finalize would wait for those who cannot come
@@ -125,25 +135,29 @@ class MpiGroup final : public ProcessGroup {
           ": use that MPI's mpirun, or srun with its --mpi plugin");
   }
 
-  std::shared_ptr<Work::State> next() {  // null: leave
+  struct Item {
+    std::shared_ptr<HostWork> work;
+    bool announced_only = false;
+  };
+  Item next() {  // without work: leave
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return leaving_ || !queue_.empty(); });
-    if (queue_.empty() || (leaving_ && thrown_)) return nullptr;
-    const std::shared_ptr<Work::State> work = queue_.front();
+    if (queue_.empty() || (leaving_ && thrown_)) return {};
+    Item item = std::move(queue_.front());
     queue_.pop_front();
-    return work;
+    return item;
   }
 
-  void give_up(const Error& error, Work::State& current) {
+  void give_up(const Error& error, HostWork& current) {
     exchange_.leave_failed(error.what());
-    std::deque<std::shared_ptr<Work::State>> rest;
+    std::deque<Item> rest;
     {
       const std::lock_guard lock(mutex_);
       failure_ = std::make_exception_ptr(error);
       rest.swap(queue_);
     }
     current.finish(failure_);
-    for (const auto& work : rest) work->finish(failure_);
+    for (const Item& item : rest) item.work->finish(failure_);
   }
 
   // ---- collectives
@@ -261,7 +275,7 @@ class MpiGroup final : public ProcessGroup {
   std::string problem_;                 // the thread's, read after it has ended
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::shared_ptr<Work::State>> queue_;
+  std::deque<Item> queue_;
   std::exception_ptr failure_;  // of the first collective that failed: everything after it fails too
   bool leaving_ = false, thrown_ = false;
   int exceptions_ = std::uncaught_exceptions();  // in flight when the group was made
@@ -270,7 +284,7 @@ class MpiGroup final : public ProcessGroup {
 
 }  // namespace
 
-std::shared_ptr<ProcessGroup> mpi_group(const Launch& launch, GroupOptions options) {
+std::shared_ptr<MpiProcessGroup> mpi_group(const Launch& launch, GroupOptions options) {
   return std::make_shared<MpiGroup>(launch, std::move(options));
 }
 

@@ -7,6 +7,7 @@
 
 #include "binade/core/base/error.h"
 #include "binade/distributed/group_mpi.h"
+#include "binade/distributed/group_nccl.h"
 
 namespace binade::dist {
 
@@ -99,15 +100,11 @@ std::shared_ptr<ProcessGroup> init(GroupOptions options) {
   check(options.timeout.count() > 0, "dist::init: the timeout must be positive, got ", options.timeout.count(), " ms");
   const Launch launch = read_launch();
   if (launch.size == 1) return single_group(std::move(options));
+  const Device device = options.device.value_or(default_device());
+  if (device.type == DeviceType::cuda) return nccl_group(launch, std::move(options));
   check(launch.launcher != "torchrun", "dist::init: torchrun started ", launch.size,
         " processes, but without GPUs they communicate by MPI: start them with mpirun or srun");
   return mpi_group(launch, std::move(options));
-}
-
-Device local_device(const Launch& launch) {
-  Device device = default_device();
-  if (device.type == DeviceType::cuda) device.index = launch.local_rank;
-  return device;
 }
 
 }  // namespace binade::dist

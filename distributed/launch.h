@@ -5,7 +5,6 @@
 #include <memory>
 #include <string>
 
-#include "binade/core/base/device.h"
 #include "binade/distributed/process_group.h"
 
 namespace binade::dist {
@@ -26,14 +25,13 @@ using GetVariable = std::function<const char*(const char* name)>;
 Launch read_launch(const GetVariable& get);
 Launch read_launch();  // from the environment
 
-// The group of all processes that were started together. Once per process. Throws Error where that is not possible: no
-// MPI plugin, or an MPI that is not the one whose launcher was used.
+// The group of all processes that were started together: by NCCL where options.device, or default_device(), is CUDA, with
+// the device of the local rank (group->device()); by MPI otherwise. Once per process. Throws Error where that is not
+// possible: no MPI plugin, an MPI that is not the one whose launcher was used, no NCCL, more local ranks than devices.
 //
 // A process leaves when the last handle on the group goes; leaving waits for the others. When that happens because of an
 // exception the others are told, and their collectives throw. Collectives that time out, or fail, throw in wait(); the
 // process should end with a code that is not 0, and its launcher ends the others.
 std::shared_ptr<ProcessGroup> init(GroupOptions options = {});
-
-Device local_device(const Launch& launch);  // default_device(); CUDA devices are shared out by local rank
 
 }  // namespace binade::dist

@@ -22,21 +22,33 @@ std::string Collective::text() const {
   std::string text = std::string(name(kind)) + " #" + std::to_string(sequence);
   if (kind == CollectiveKind::barrier) return text;
   const bool reduces = kind == CollectiveKind::all_reduce || kind == CollectiveKind::reduce_scatter;
-  return text + " (" + (reduces ? std::string(name(op)) + " of " : "") + to_text(in.dtype()) + " " + to_text(in.shape()) +
+  return text + " (" + (reduces ? std::string(name(op)) + " of " : "") + to_text(spec.dtype) + " " + to_text(spec.shape) +
          (kind == CollectiveKind::broadcast ? " from rank " + std::to_string(root) : "") + ")";
 }
 
 void Work::wait() const {
-  if (!state_) return;
-  std::unique_lock lock(state_->mutex);
-  state_->changed.wait(lock, [&] { return state_->done; });
-  if (state_->error) std::rethrow_exception(state_->error);
+  if (state_) state_->wait();
+}
+bool Work::done() const { return !state_ || state_->done(); }
+
+void HostWork::wait() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return done_; });
+  if (error_) std::rethrow_exception(error_);
 }
 
-bool Work::done() const {
-  if (!state_) return true;
-  const std::lock_guard lock(state_->mutex);
-  return state_->done;
+bool HostWork::done() {
+  const std::lock_guard lock(mutex_);
+  return done_;
+}
+
+void HostWork::finish(std::exception_ptr failure) {
+  {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+    error_ = std::move(failure);
+  }
+  changed_.notify_all();
 }
 
 Work ProcessGroup::launch(CollectiveKind kind, ReduceOp op, int root, const Tensor& out, const Tensor& in) {
@@ -58,7 +70,7 @@ Work ProcessGroup::launch(CollectiveKind kind, ReduceOp op, int root, const Tens
     }
     bump_version(out);
   }
-  return start({.kind = kind, .op = op, .root = root, .sequence = ++sequence_, .in = in, .out = out});
+  return start({.kind = kind, .op = op, .root = root, .sequence = ++sequence_, .spec = in ? in.spec() : Spec{}, .in = in, .out = out});
 }
 
 Work ProcessGroup::broadcast(const Tensor& x, int root) {
@@ -80,7 +92,8 @@ namespace {
 
 class SingleGroup final : public ProcessGroup {
  public:
-  explicit SingleGroup(GroupOptions options) : ProcessGroup(0, 1), options_(std::move(options)) {}
+  explicit SingleGroup(GroupOptions options)
+      : ProcessGroup(0, 1, options.device.value_or(default_device())), options_(std::move(options)) {}
   std::string_view backend() const override { return "single"; }
 
  private:

@@ -6,6 +6,10 @@
 // that order, while the caller goes on computing. Tensors are contiguous, hold their results after wait(), and must not
 // be touched before it.
 //
+// On a CUDA device (NCCL) wait() of a CUDA tensor makes the device's further work come after the collective; the host
+// goes on at once. What went wrong is thrown by a later call, or by the next synchronisation (item(), to_vector(), ...).
+// Tensors on the CPU are taken too, by way of the device: their wait(), and that of barrier(), make the host wait.
+//
 // Sums are taken in FP32 (FP64 for f64, 64-bit integers for integers) and rounded once into the result's dtype, in one
 // binary tree over the ranks: ((0 + 1) + (2 + 3)) + ... The same inputs give the same bits, on every rank.
 #pragma once
@@ -13,15 +17,16 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "binade/core/backend/communicator.h"
 #include "binade/core/tensor/tensor.h"
 
 namespace binade::dist {
 
-enum class ReduceOp { sum, avg, max, min };  // max and min: a NaN of any rank stays NaN
-std::string_view name(ReduceOp op);
+std::string_view name(ReduceOp op);  // sum, avg, max, min
 
 enum class CollectiveKind : std::uint8_t { broadcast, all_reduce, reduce_scatter, all_gather, all_to_all, barrier };
 std::string_view name(CollectiveKind kind);
@@ -32,10 +37,11 @@ class Work {
   struct State;
   Work() = default;  // nothing to wait for
   explicit Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
-  // Returns once the result is there. Throws Error when the collective failed: it names the collective, its sequence
-  // number and the ranks that did not arrive. Everything after it fails in the same way: the program should end.
+  // Returns once the result is there, or will be for everything that uses it. Throws Error when the collective failed: it
+  // names the collective, its sequence number and, where that can be known, the ranks that did not arrive. Everything
+  // after it fails in the same way: the program should end.
   void wait() const;
-  bool done() const;  // whether wait() would return, or throw, at once
+  bool done() const;  // whether the result is there, or wait() would throw
 
  private:
   std::shared_ptr<State> state_;
@@ -46,7 +52,8 @@ struct Collective {  // one call, its arguments checked
   ReduceOp op = ReduceOp::sum;
   int root = 0;
   std::uint64_t sequence = 0;  // counts the group's collectives from 1
-  Tensor in, out;              // broadcast, all_reduce: the same tensor; barrier: undefined
+  Spec spec = {};              // of `in`
+  Tensor in = {}, out = {};    // broadcast, all_reduce: the same tensor; barrier: undefined
   std::string text() const;    // "all_reduce #12 (sum of f32 [25000])"
 };
 
@@ -56,7 +63,11 @@ struct TraceEvent {
 };
 struct GroupOptions {
   std::chrono::milliseconds timeout = std::chrono::minutes(10);  // of every collective, from its start on this rank
-  std::function<void(const TraceEvent&)> trace = {};  // called on the thread that communicates
+  std::function<void(const TraceEvent&)> trace = {};  // called on any thread
+  std::optional<Device> device = {};  // of the model: CPU for MPI, CUDA for NCCL; not set: default_device()
+  // NCCL's own sums, for sum and avg of f64, f32, f16, bf16 and integers: they use networks that add (NVLink SHARP), but
+  // their order is NCCL's, and 16-bit types may be rounded on the way. Not with DataParallelOptions::micro_batches.
+  bool library_sums = false;
 };
 
 class ProcessGroup {
@@ -67,7 +78,9 @@ class ProcessGroup {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  virtual std::string_view backend() const = 0;  // "single", "mpi"
+  Device device() const { return device_; }  // where this rank's model and batches belong
+  virtual std::string_view backend() const = 0;  // "single", "mpi", "nccl"
+  virtual bool sums_in_fixed_tree() const { return true; }
 
   [[nodiscard]] Work broadcast(const Tensor& x, int root = 0);  // x of every rank becomes root's
   [[nodiscard]] Work all_reduce(const Tensor& x, ReduceOp op = ReduceOp::sum);  // in place
@@ -80,12 +93,13 @@ class ProcessGroup {
   [[nodiscard]] Work barrier();
 
  protected:
-  ProcessGroup(int rank, int size) : rank_(rank), size_(size) {}
+  ProcessGroup(int rank, int size, Device device) : rank_(rank), size_(size), device_(device) {}
   virtual Work start(Collective collective) = 0;
 
  private:
   Work launch(CollectiveKind kind, ReduceOp op, int root, const Tensor& out, const Tensor& in);
   int rank_, size_;
+  Device device_;
   std::uint64_t sequence_ = 0;
 };
 

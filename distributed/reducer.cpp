@@ -26,6 +26,7 @@ Reducer::Reducer(NamedTensors parameters, NamedTensors buffers, DataParallelOpti
           o.micro_batches, " for ", group().size(), " ranks");
     check(o.communication == DType::f32 && !o.find_unused_parameters,
           "DataParallel: micro_batches goes neither with bf16 communication nor with find_unused_parameters");
+    check(group().sums_in_fixed_tree(), "DataParallel: micro_batches needs sums in a fixed tree: do not set library_sums");
   }
   check(o.micro_batches >= 0, "DataParallel: micro_batches must not be negative, got ", o.micro_batches);
   for (auto& [name, x] : parameters)

@@ -106,12 +106,13 @@ Tensor ShardedOptimizer::clip_grad_norm_(double max_norm) {
   for (const Piece& piece : layout_.pieces)
     if (const Tensor grad = piece.values.grad()) items.push_back({grad});
   const Device device = layout_.flat.front().device();
-  const Tensor own = zeros({1}, {.dtype = DType::f64, .device = device});
+  ProcessGroup& ranks = reducer_->group();
+  const Tensor norms = zeros({ranks.size()}, {.dtype = DType::f64, .device = device}), own = reducer_->part(norms);
   if (!items.empty()) kernel::global_norm(items, own);
-  const double root = own.item<double>();
-  const Tensor squares = full({1}, root * root, {.dtype = DType::f64});
-  reducer_->group().all_reduce(squares).wait();
-  const Tensor norm = full({1}, std::sqrt(squares.item<double>()), {.device = device});
+  ranks.all_gather(norms, own).wait();
+  const Tensor total = empty({{1}, DType::f64}, device), norm = empty({{1}, DType::f32}, device);
+  kernel::norm(norms, total);
+  kernel::copy(total, norm);
   if (!items.empty()) kernel::clip_by_norm(items, norm, max_norm);
   return norm;
 }

@@ -9,22 +9,25 @@
 namespace binade::dist {
 
 struct Work::State {
-  explicit State(Collective c) : collective(std::move(c)) {}
-  Collective collective;  // holds the tensors until it is done
+  virtual ~State() = default;
+  virtual void wait() = 0;
+  virtual bool done() = 0;
+};
 
-  void finish(std::exception_ptr failure = {}) {
-    {
-      const std::lock_guard lock(mutex);
-      done = true;
-      error = std::move(failure);
-    }
-    changed.notify_all();
-  }
+// One that a thread of this process finishes.
+class HostWork final : public Work::State {
+ public:
+  explicit HostWork(Collective c) : collective(std::move(c)) {}
+  const Collective collective;  // holds the tensors until it is done
+  void finish(std::exception_ptr failure = {});
+  void wait() override;
+  bool done() override;
 
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool done = false;
-  std::exception_ptr error;
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool done_ = false;
+  std::exception_ptr error_;
 };
 
 }  // namespace binade::dist

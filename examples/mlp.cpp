@@ -33,7 +33,7 @@ void train(const Options& o) {
   validate(o);
   const PrecisionMode mode = o.mode();
   const auto group = join_group(o);
-  const Device device = choose_device(o.device);
+  const Device device = group->device();
   manual_seed(o.seed);
 
   const data::TrainTest sets = load_images(o);

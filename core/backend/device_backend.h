@@ -2,14 +2,16 @@
 // loads at run time, so that nothing links CUDA and the same program runs with and without a GPU.
 #pragma once
 #include <cstddef>
+#include <memory>
 
+#include "binade/core/backend/communicator.h"
 #include "binade/core/base/device.h"
 #include "binade/core/base/random.h"
 
 namespace binade {
 
 // Raised with every change of this file or of the kernel slots; plugin and library must agree.
-inline constexpr int device_backend_abi = 3;
+inline constexpr int device_backend_abi = 4;
 
 struct ProbeResult {
   bool usable = false;
@@ -41,6 +43,9 @@ struct DeviceBackend {
   // Draws recorded as {seed, offset} become {advance.seed, offset + advance.offset}.
   void (*replay)(void* graph, int device, PhiloxState advance);
   void (*destroy_graph)(void* graph, int device) noexcept;  // waits for what still runs
+
+  // Joins the other ranks; throws Error, also where the library is missing.
+  std::unique_ptr<DeviceCommunicator> (*make_communicator)(const CommunicatorOptions& options);
 };
 
 // The plugin's only symbol, extern "C": its table, or null where it was built for another `abi`.

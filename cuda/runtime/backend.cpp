@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "binade/cuda/runtime/check.h"
+#include "binade/cuda/runtime/communicator.h"
 #include "binade/cuda/runtime/context.h"
 #include "binade/cuda/runtime/graph.h"
 #include "binade/cuda/runtime/probe.h"
@@ -93,6 +94,7 @@ constexpr DeviceBackend backend{
     .abandon_capture = abandon_capture,
     .replay = replay,
     .destroy_graph = destroy_graph,
+    .make_communicator = make_communicator,
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "binade/core/base/error.h"
@@ -66,6 +67,8 @@ struct Context {
   unsigned* arrivals = nullptr;
   int capability = 0;
   Staging staging;
+  std::mutex failure_mutex;  // of the line below; taken while `mutex` may be held
+  std::string failure;
 };
 
 void create(Context& c, int index) {
@@ -114,11 +117,17 @@ std::string explain(const IndexFault& f) {
   return "index out of range: " + value;
 }
 
+void throw_failure(Context& c) {
+  const std::lock_guard lock(c.failure_mutex);
+  if (!c.failure.empty()) fail({std::exchange(c.failure, {})});
+}
+
 // Throws for a bad index since the last call. Waits for the stream. c.mutex is held.
 void report_faults(Context& c) {
   IndexFault found;
   c.staging.to_host(reinterpret_cast<std::byte*>(&found), reinterpret_cast<const std::byte*>(c.fault), sizeof found,
                     c.stream);
+  throw_failure(c);
   if (!found.raised) return;
   cuda_check(cudaMemsetAsync(c.fault, 0, sizeof(IndexFault), c.stream), "clear the index checks");
   fail({explain(found), " (found on the device, reported at this synchronisation)"});
@@ -157,6 +166,7 @@ void copy_bytes(std::byte* to, Device to_device, const std::byte* from, Device f
     refuse_in_capture(c, reads_on_host);
     report_faults(c);
     c.staging.to_host(to, from, bytes, c.stream);
+    throw_failure(c);  // one that came while this was waiting
   } else if (from_device.type == DeviceType::cpu) {
     Context& c = context(to_device);
     const std::lock_guard lock(c.mutex);
@@ -192,6 +202,12 @@ std::byte* allocate_block(std::size_t bytes, Device device) {
   cuda_check(status, "allocate device memory");
   if (captured) cuda_check(cudaStreamSynchronize(c.beside), "wait for an allocation");
   return static_cast<std::byte*>(block);
+}
+
+void fail_device(Device device, const std::string& why) {
+  Context& c = context(device);
+  const std::lock_guard lock(c.failure_mutex);
+  c.failure = why;
 }
 
 void set_draw_advance(Device device, const PhiloxState* advance) { context(device).draw_advance = advance; }

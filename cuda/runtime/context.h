@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "binade/core/base/device.h"
 #include "binade/core/base/random.h"
@@ -30,6 +31,9 @@ void wait_for(Device device);  // everything on the device; throws what index_fa
 
 // For memory from the driver: the compute stream or, while that is captured, a stream beside it, which is waited for.
 std::byte* allocate_block(std::size_t bytes, Device device);  // null when there is none left
+
+// The next synchronisation of the device throws `why`, once. From any thread, also while another one synchronises.
+void fail_device(Device device, const std::string& why);
 
 // Set while the device's stream is captured: where its kernels find how far the random stream has advanced since.
 void set_draw_advance(Device device, const PhiloxState* advance);

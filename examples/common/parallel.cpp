@@ -8,17 +8,18 @@ namespace example {
 
 using namespace binade;
 
-std::shared_ptr<dist::ProcessGroup> join_group(std::int64_t batch, std::int64_t timeout_s) {
-  auto group = dist::init({.timeout = std::chrono::seconds(timeout_s)});
+std::shared_ptr<dist::ProcessGroup> join_group(std::int64_t batch, const std::string& device, std::int64_t timeout_s) {
+  auto group = dist::init({.timeout = std::chrono::seconds(timeout_s), .device = device_named(device)});
   const std::int64_t ranks = group->size();
   if (group->rank() > 0 && !std::freopen("/dev/null", "w", stdout)) fail({"cannot open /dev/null"});
   require(batch % ranks == 0, "--batch: must be a multiple of the ", ranks, " processes, got ", batch);
+  print_device(group->device(), device);
   if (ranks > 1) fmt::print("{} processes ({}), each with {} samples of a batch\n", ranks, group->backend(), batch / ranks);
   return group;
 }
 
 std::shared_ptr<dist::ProcessGroup> join_group(const RunOptions& o) {
-  auto group = join_group(o.batch, o.timeout);
+  auto group = join_group(o.batch, o.device, o.timeout);
   if (!o.deterministic_reduction) return group;
   require((o.micro_batches & (o.micro_batches - 1)) == 0 && o.micro_batches % group->size() == 0,
           "--micro-batches: must be a power of two and a multiple of the ", group->size(), " processes, got ", o.micro_batches);

@@ -9,8 +9,9 @@
 namespace example {
 
 // The group of processes this program was started in. Silences the standard output of all but the first. The global
-// batch must be a multiple of their number.
-std::shared_ptr<binade::dist::ProcessGroup> join_group(std::int64_t batch, std::int64_t timeout_s = 600);
+// batch must be a multiple of their number. Each process trains on group->device(): of several, the GPU of its rank.
+std::shared_ptr<binade::dist::ProcessGroup> join_group(std::int64_t batch, const std::string& device,
+                                                       std::int64_t timeout_s = 600);
 std::shared_ptr<binade::dist::ProcessGroup> join_group(const RunOptions& options);
 
 // The options of a loader that hands out this rank's part of global batches.

@@ -79,19 +79,20 @@ void require_batch(std::int64_t batch, std::int64_t samples) {
   require(batch <= samples, "--batch: ", batch, " is more than the ", samples, " training samples");
 }
 
-binade::Device choose_device(const std::string& name) {
-  const bool automatic = name == "auto";
-  binade::Device device;
+binade::Device device_named(const std::string& flag) {
   try {
-    device = automatic ? binade::default_device() : binade::device_from_name(name);
+    return flag == "auto" ? binade::default_device() : binade::device_from_name(flag);
   } catch (const binade::Error& error) {
     throw UsageError(std::string("--") + error.what());
   }
+}
+
+void print_device(binade::Device device, const std::string& flag) {
+  const bool automatic = flag == "auto";
   fmt::print("device: {}{}\n", binade::device_description(device),
              !automatic || device.type != binade::DeviceType::cpu ? ""
              : binade::cuda_available()                            ? " (there is a CUDA device, but its backend cannot train yet)"
                                                                    : " (no CUDA device)");
-  return device;
 }
 
 namespace {

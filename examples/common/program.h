@@ -55,7 +55,8 @@ void add_learning_rate(CLI::App& app, double& lr, const std::string& description
 void validate(const RunOptions& options);  // flags that need each other, outputs that can be written
 void require_batch(std::int64_t batch, std::int64_t samples);  // --batch is at most the number of training samples
 void check_writable(const std::string& path, const char* flag);  // before the work, not after it; "" is fine
-binade::Device choose_device(const std::string& name);  // says in one line what runs where
+binade::Device device_named(const std::string& flag);  // --device
+void print_device(binade::Device device, const std::string& flag);  // says in one line what runs where
 
 int rank_of_launch();  // as the launcher set it, before any group is joined
 

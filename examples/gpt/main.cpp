@@ -46,7 +46,7 @@ void train(Options o) {
   validate(o);
   const PrecisionMode mode = o.mode();
   const auto group = join_group(o);
-  const Device device = choose_device(o.device);
+  const Device device = group->device();
   manual_seed(o.seed);
 
   const auto text = data::text_file(o.data.empty() ? default_text() : o.data,

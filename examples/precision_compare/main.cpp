@@ -134,8 +134,8 @@ void compare_precisions(const Options& o) {
   check_writable(o.json, "--json");
   check_writable(o.html, "--html");
   if (o.case_name.empty()) modes_of(o);  // before anything is loaded
-  const Group group = join_group(batch_of(o));
-  const Device device = choose_device(o.device);
+  const Group group = join_group(batch_of(o), o.device);
+  const Device device = group->device();
   auto [factory, options] = chosen(o, device, group);
   options.first_seed = o.seed;
   options.observe = !o.no_observe;

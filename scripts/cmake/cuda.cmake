@@ -50,6 +50,10 @@ message(STATUS "binade: CPU and CUDA backends (nvcc ${CMAKE_CUDA_COMPILER_VERSIO
 file(GLOB cuda_kernels CONFIGURE_DEPENDS cuda/kernels/*.cu)
 file(GLOB cuda_sources CONFIGURE_DEPENDS cuda/runtime/*.cpp cuda/libs/*.cpp)
 list(FILTER cuda_sources EXCLUDE REGEX "cudnn_frontend_graphs|cudnn_plans_absent")
+binade_choose_communicator(cuda_sources)
+if(NOT BINADE_NCCL_INCLUDE)
+  message(STATUS "binade: no data parallelism across GPUs: no nccl.h (scripts/install_deps.sh --cuda)")
+endif()
 binade_generate_provide_kernels(${generated}/provide_cuda_kernels.cpp cuda ${cuda_kernels} ${cuda_sources})
 
 add_library(binade_cuda MODULE ${cuda_kernels} ${cuda_sources} ${generated}/provide_cuda_kernels.cpp)
@@ -62,6 +66,9 @@ string(REPLACE ";" "," architectures "${BINADE_CUDA_ARCHITECTURES}")
 target_compile_definitions(binade_cuda PRIVATE BINADE_CUDA_ARCHITECTURES="${architectures}")
 target_link_libraries(binade_cuda PRIVATE binade CUDA::cudart_static ${CMAKE_DL_LIBS})
 target_link_options(binade_cuda PRIVATE -Wl,--exclude-libs,ALL)
+if(BINADE_NCCL_INCLUDE)
+  target_include_directories(binade_cuda SYSTEM PRIVATE ${BINADE_NCCL_INCLUDE})
+endif()
 set_target_properties(binade_cuda PROPERTIES INSTALL_RPATH "$ORIGIN"
   # keeps ptxas's report of registers and spills beside each object
   CUDA_COMPILER_LAUNCHER

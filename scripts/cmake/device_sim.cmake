@@ -27,6 +27,9 @@ set(binade_device_sim_dir ${PROJECT_SOURCE_DIR}/tests/device_sim)
 function(binade_simulated_code target)
   target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_include_directories(${target} PRIVATE $<TARGET_PROPERTY:binade,INCLUDE_DIRECTORIES>)
+  if(BINADE_NCCL_INCLUDE)
+    target_include_directories(${target} SYSTEM PRIVATE ${BINADE_NCCL_INCLUDE})
+  endif()
 endfunction()
 
 # Puts the simulator into a program or plugin. -Bsymbolic: its runtime answers, whatever else the program has loaded.
@@ -40,6 +43,9 @@ endfunction()
 file(GLOB simulator_sources CONFIGURE_DEPENDS ${binade_device_sim_dir}/*.cpp)
 set(simulated_cudnn ${binade_device_sim_dir}/cudnn_plans.cpp)  # belongs to the backend's plugins only
 list(REMOVE_ITEM simulator_sources ${simulated_cudnn})
+if(NOT BINADE_NCCL_INCLUDE)
+  list(FILTER simulator_sources EXCLUDE REGEX "/nccl_")
+endif()
 add_library(binade_device_simulator OBJECT EXCLUDE_FROM_ALL ${simulator_sources})
 binade_own_code(binade_device_simulator)
 binade_simulated_code(binade_device_simulator)
@@ -82,6 +88,7 @@ file(GLOB cuda_kernel_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/kernels
 file(GLOB cuda_host_files CONFIGURE_DEPENDS
   ${PROJECT_SOURCE_DIR}/cuda/runtime/*.cpp ${PROJECT_SOURCE_DIR}/cuda/libs/*.cpp)
 list(FILTER cuda_host_files EXCLUDE REGEX "cudnn_frontend_graphs|cudnn_plans_absent")
+binade_choose_communicator(cuda_host_files)
 list(APPEND cuda_host_files ${simulated_cudnn})
 if(cuda_kernel_files AND cuda_host_files)
   set(provide_simulated ${generated}/provide_simulated_kernels.cpp)
@@ -112,6 +119,26 @@ if(cuda_kernel_files AND cuda_host_files)
     binade_test_on_simulated_device(examples fast examples "*OnTheDevice*" ${quick})
   endif()
   binade_test_on_simulated_device(sync fast cuda "CudaSync.*" ${quick} BINADE_CUDA_SYNC=1 BINADE_NVTX=1)
+  # Ranks of an MPI job with a simulated device each, and jobs that the tests start themselves.
+  if(TARGET binade_mpi AND BINADE_NCCL_INCLUDE)
+    function(binade_ranks_on_simulated_devices name flavour ranks filter)
+      binade_distributed_test(${name} 2 ${MPIEXEC_EXECUTABLE} -n ${ranks} $<TARGET_FILE:test_distributed> --gtest_filter=${filter})
+      binade_on_simulated_devices(${name} ${flavour} ${ARGN})
+    endfunction()
+    function(binade_on_simulated_devices name flavour)
+      set_tests_properties(${name} PROPERTIES LABELS "distributed;device_sim" ENVIRONMENT
+        "${distributed_environment};BINADE_CUDA_PLUGIN=$<TARGET_FILE:binade_cuda_sim_${flavour}>;BINADE_TEST_DEVICE=cuda;BINADE_SIM_LEAKS=0;BINADE_SIM_DEVICES=4;${ARGN}")
+    endfunction()
+    foreach(ranks 2 4)
+      binade_ranks_on_simulated_devices(device_sim_distributed_${ranks} fast ${ranks} "-Launched*:DeviceJobs*" ${quick})
+    endforeach()
+    binade_ranks_on_simulated_devices(device_sim_distributed_library_sums fast 4
+      "Collectives.*Reduc*/f32:Collectives.*Reduc*/bf16:CollectiveRules.Infinities*" ${quick} BINADE_TEST_LIBRARY_SUMS=1)
+    binade_ranks_on_simulated_devices(device_sim_distributed_checked checked 2
+      "Collectives.*/f32:Collectives.*/bf16:DeviceStep*:Buckets*:DataParallel.Deter*" BINADE_SIM_ORDER=reverse)
+    binade_distributed_test(device_sim_distributed_launched 2 test_distributed --gtest_filter=DeviceJobs*)
+    binade_on_simulated_devices(device_sim_distributed_launched fast ${quick})
+  endif()
   # A GPU without FP8 emulates its products.
   binade_test_on_simulated_device(before_fp8 fast cuda "*.Fp8Products*:*/fp8_current" ${quick} BINADE_SIM_CAPABILITY=80)
   # Every access judged, threads in another order; the host's only where there are few allocations.
@@ -125,6 +152,9 @@ endif()
 # ---- the simulator's own tests
 
 file(GLOB self_tests CONFIGURE_DEPENDS ${binade_device_sim_dir}/self_test/*.cpp)
+if(NOT BINADE_NCCL_INCLUDE)
+  list(FILTER self_tests EXCLUDE REGEX "/test_nccl")
+endif()
 set(right_kernels ${binade_device_sim_dir}/self_test/right_kernels.cu)
 set(planted_kernels ${binade_device_sim_dir}/self_test/planted_kernels.cu)
 foreach(flavour checked fast)

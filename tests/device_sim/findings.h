@@ -15,7 +15,7 @@ struct Finding {
 // Kinds, kernels: out-of-bounds, use-after-free, uninitialised-read, shared-race, block-race, divergent-barrier,
 // divergent-warp, misaligned, host-pointer, wrong-device, stack-overflow.
 // Kinds, host: stream-order, host-access, pinned-in-flight, legacy-stream, pageable-copy, bad-pointer, bad-argument,
-// bad-handle, capture, leak, unsynchronised.
+// bad-handle, capture, leak, unsynchronised, nccl-mismatch.
 void report(std::string_view kind, const std::string& text);
 
 std::vector<Finding> take_findings();  // and forget them

@@ -43,7 +43,8 @@ std::multimap<std::string, Injected>& injected() {
   return *map;
 }
 
-// The error a call of this function is to fail with now.
+}  // namespace
+
 cudaError_t injected_error(const char* function) {
   cudaError_t error = cudaSuccess;
   auto [first, last] = injected().equal_range(function);
@@ -57,8 +58,6 @@ cudaError_t injected_error(const char* function) {
   }
   return error;
 }
-
-}  // namespace
 
 Runtime::Runtime() {
   device_memory();

@@ -42,6 +42,8 @@ struct HostRange {  // page-locked memory that an operation reads or writes
 struct Operation {
   const char* name = "";
   Run run;
+  // Of one that waits for another process: does what can be done now; true once run() will not wait any more.
+  std::function<bool(OperationContext&)> attempt = {};
   HostRange host{};
   Stamp stamp{};
   Clock clock{};
@@ -150,6 +152,7 @@ class Runtime {
 };
 
 Runtime& runtime();
+cudaError_t injected_error(const char* function);  // that a call of this function is to fail with now; the lock is held
 int current_device();
 void set_current_device(int device);
 

@@ -39,9 +39,20 @@ cudaError_t refuse_capture(const Call& call, Stream& stream) {
   return call.refuse(cudaErrorStreamCaptureUnsupported, "capture", "the host cannot wait for a stream being captured");
 }
 
-// Lets one more operation run, so that polling comes to an end.
+// Whether the stream's next operation would wait for another process, or is running already.
+bool waits(Call& call, Stream& stream) {
+  if (stream.running) return true;
+  const simt::Operation& next = stream.queue.front();
+  if (!next.attempt) return false;
+  const simt::MemoryWindow window;
+  simt::OperationContext context{call.lock, stream.device, next.clock, simt::epochs().begin(next.stamp, next.name)};
+  return !next.attempt(context);
+}
+
+// Lets one more operation run, so that polling comes to an end. Never waits for other processes.
 cudaError_t query(Call& call, Stream& stream, std::uint64_t position, const simt::Clock& clock) {
   if (stream.executed < position) {
+    if (waits(call, stream)) return cudaErrorNotReady;
     const cudaError_t error = runtime().run_until(stream, stream.executed + 1, call.lock);
     return error != cudaSuccess ? call.result(error) : cudaErrorNotReady;
   }

@@ -26,7 +26,7 @@ Tensor values_of(int rank, std::int64_t count, DType dtype, double low = -4, dou
     values[i] = dtype == DType::boolean ? std::floor(2 * u) : dtype == DType::u8 ? std::floor(60 * u) : low + (high - low) * u;
     if (is_integer(dtype)) values[i] = std::floor(values[i]);
   }
-  return from_vector(values, {count}).to(dtype);
+  return from_vector(values, {count}).to(dtype).to(device());
 }
 double unit(DType dtype) { return is_floating(dtype) ? epsilon(dtype) / 2 : 0; }
 
@@ -95,7 +95,7 @@ TEST_P(Collectives, ReduceScatter) {
     if (!applies(op, GetParam())) continue;
     for (const std::int64_t count : sizes) {
       SCOPED_TRACE(std::string(name(op)) + " of " + std::to_string(count));
-      const Tensor in = values_of(rank(), count * size(), GetParam()), out = empty({count}, {.dtype = GetParam()});
+      const Tensor in = values_of(rank(), count * size(), GetParam()), out = empty({count}, {.dtype = GetParam(), .device = device()});
       const Expected want = expected(everyones(count * size(), GetParam()), op, GetParam());
       group().reduce_scatter(out, in, op).wait();
       expect_near(out, want, count * rank());
@@ -110,7 +110,7 @@ void expect_equal(const Tensor& got, const Tensor& want) { EXPECT_EQ(got.to_vect
 
 TEST_P(Collectives, AllGather) {
   for (const std::int64_t count : sizes) {
-    const Tensor out = zeros({size(), count}, {.dtype = GetParam()});
+    const Tensor out = zeros({size(), count}, {.dtype = GetParam(), .device = device()});
     group().all_gather(out, values_of(rank(), count, GetParam())).wait();
     for (int r = 0; r < size(); ++r) expect_equal(out.select(0, r), values_of(r, count, GetParam()));
   }
@@ -118,7 +118,7 @@ TEST_P(Collectives, AllGather) {
 
 TEST_P(Collectives, AllToAll) {
   for (const std::int64_t count : sizes) {
-    const Tensor out = zeros({size(), count}, {.dtype = GetParam()});
+    const Tensor out = zeros({size(), count}, {.dtype = GetParam(), .device = device()});
     group().all_to_all(out, values_of(rank(), count * size(), GetParam())).wait();
     for (int r = 0; r < size(); ++r)
       expect_equal(out.select(0, r), values_of(r, count * size(), GetParam()).narrow(0, rank() * count, count));
@@ -140,7 +140,7 @@ using CollectiveRules = Ranks;
 TEST_F(CollectiveRules, SixteenBitSumsAreTakenInFp32) {
   if (size() < 4) GTEST_SKIP() << "needs 4 ranks";
   // In FP16, (2048 + 1) rounds to 2048: the sum would be 2048 + 2 or less. In FP32 it is 2051, which rounds to 2052.
-  const Tensor x = full({5}, rank() == 0 ? 2048 : 1, {.dtype = DType::f16});
+  const Tensor x = full({5}, rank() == 0 ? 2048 : 1, {.dtype = DType::f16, .device = device()});
   group().all_reduce(x).wait();
   for (int i = 0; i < 5; ++i) EXPECT_EQ(x.at(i), 2052);
 }
@@ -151,6 +151,7 @@ TEST_F(CollectiveRules, InfinitiesAndNansReachEveryRank) {
       for (const ReduceOp op : ops) {
         Tensor x = full({3}, 1, {.dtype = dtype});
         if (rank() == bad) x.set(0, NAN), x.set(1, INFINITY);
+        x = x.to(device());
         group().all_reduce(x, op).wait();
         EXPECT_TRUE(std::isnan(x.at(0))) << name(op) << ", rank " << bad;
         if (op != ReduceOp::min || size() == 1) {
@@ -178,21 +179,21 @@ TEST_F(CollectiveRules, ManyAtOnceKeepTheirOrder) {
   std::vector<Tensor> tensors;
   std::vector<dist::Work> work;
   for (int i = 0; i < 40; ++i) {
-    tensors.push_back(full({1 + 997 * (i % 5)}, i + rank()));
+    tensors.push_back(full({1 + 997 * (i % 5)}, i + rank(), {.device = device()}));
     work.push_back(group().all_reduce(tensors.back()));
   }
   for (int i = 39; i >= 0; --i) {
     const auto at = static_cast<std::size_t>(i);
     work[at].wait();
-    EXPECT_TRUE(work[at].done());
     const Tensor& x = tensors[at];
     EXPECT_EQ(x.at(x.numel() - 1), size() * i + size() * (size() - 1) / 2.0);
+    EXPECT_TRUE(work[at].done());
   }
 }
 
 TEST_F(CollectiveRules, WorkIsDoneOnlyWhenAllHaveArrived) {
   if (size() == 1) GTEST_SKIP() << "needs 2 ranks";
-  const Tensor x = ones({4});
+  const Tensor x = ones({4}, {.device = device()});
   clear_notes();
   if (rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(200));
   const dist::Work work = group().all_reduce(x);

@@ -70,12 +70,12 @@ TEST_F(DataParallel, OverflowOnOneRankSkipsTheStepEverywhere) {
 
 // An infinity that appears on one rank after the reduction: without agreement that rank alone would skip.
 TEST_F(DataParallel, FoundInfIsAgreed) {
-  Tensor parameter = ones({4}, {.requires_grad = true});
+  Tensor parameter = ones({4}, {.device = device(), .requires_grad = true});
   optim::SGD optimizer({parameter}, {.lr = 1});
   amp::GradScaler scaler({.agree = dist::agree_on_overflow(shared_group())});
   Tensor gradient = ones({4});
   if (rank() == size() - 1) gradient.set(2, INFINITY);
-  parameter.set_grad(gradient);
+  parameter.set_grad(gradient.to(device()));
   scaler.step(optimizer);
   scaler.update();
   EXPECT_TRUE(scaler.last_step_skipped());
@@ -85,6 +85,7 @@ TEST_F(DataParallel, FoundInfIsAgreed) {
 TEST_F(DataParallel, ValuesOfRankZero) {
   const nn::Sequential model = small_mlp(100 + static_cast<std::uint64_t>(rank()));
   nn::BatchNorm1d norm(3);
+  norm.to(device());
   for (const auto& [name, x] : norm.named_buffers()) Tensor(x).fill_(rank() + 2);
   const dist::DataParallel parallel(model, {.group = shared_group()}), other(norm, {.group = shared_group()});
   const nn::Sequential expected = small_mlp(100);
@@ -95,9 +96,10 @@ TEST_F(DataParallel, ValuesOfRankZero) {
 
 TEST_F(DataParallel, RunningStatisticsStayTogether) {
   nn::BatchNorm1d norm(3);
+  norm.to(device());
   const dist::DataParallel parallel(norm, {.group = shared_group()});
   manual_seed(static_cast<std::uint64_t>(rank()));
-  mean(norm(randn({16, 3}))).backward();
+  mean(norm(randn({16, 3}).to(device()))).backward();
   EXPECT_NE(norm.named_buffers()[0].second.at(0), 0);
   for (const auto& [name, x] : norm.named_buffers()) EXPECT_TRUE(same_on_all_ranks(x)) << name;
 }
@@ -120,9 +122,9 @@ TEST_F(DataParallel, ModelsThatDifferAreAnError) {
 }
 
 TEST_F(DataParallel, NoSyncAccumulates) {
-  const data::TensorDataset set = small_data(64);
+  const data::Batch set = small_batch(64);
   const std::int64_t share = 32 / size();
-  const auto part = [&](std::int64_t half) { return data::Batch{set.inputs().narrow(0, 32 * half + rank() * share, share), set.targets().narrow(0, 32 * half + rank() * share, share)}; };
+  const auto part = [&](std::int64_t half) { return data::Batch{set.inputs.narrow(0, 32 * half + rank() * share, share), set.targets.narrow(0, 32 * half + rank() * share, share)}; };
   nn::Sequential model = small_mlp(), whole = small_mlp();
   model.to(DType::f64), whole.to(DType::f64);
   const dist::DataParallel parallel(model, small_buckets(shared_group()));
@@ -135,8 +137,8 @@ TEST_F(DataParallel, NoSyncAccumulates) {
       EXPECT_TRUE(noted().empty());  // nothing is communicated
     }
     backward(model, part(1));
-    backward(whole, {set.inputs().narrow(0, 0, 32), set.targets().narrow(0, 0, 32)});
-    backward(whole, {set.inputs().narrow(0, 32, 32), set.targets().narrow(0, 32, 32)});
+    backward(whole, {set.inputs.narrow(0, 0, 32), set.targets.narrow(0, 0, 32)});
+    backward(whole, {set.inputs.narrow(0, 32, 32), set.targets.narrow(0, 32, 32)});
     for (std::size_t i = 0; i < model.parameters().size(); ++i)
       EXPECT_LT(largest_difference(model.parameters()[i].grad(), whole.parameters()[i].grad()), 1e-13);
     model.zero_grad(), whole.zero_grad();
@@ -150,18 +152,20 @@ struct TwoHeads : nn::Module {
 
 TEST_F(DataParallel, UnusedParametersAreNamed) {
   TwoHeads model;
+  model.to(device());
   const dist::DataParallel parallel(model, {.group = shared_group()});
-  expect_error([&] { mean(model.left(model.body(ones({2, 4})))).backward(); },
+  expect_error([&] { mean(model.left(model.body(ones({2, 4}, {.device = device()})))).backward(); },
                "DataParallel: backward gave no gradient to right.weight, right.bias, never.weight, never.bias: use them");
 }
 
 TEST_F(DataParallel, UnusedParametersAreFound) {
   manual_seed(3);
   TwoHeads model;
+  model.to(device());
   const dist::DataParallel parallel(model, {.group = shared_group(), .find_unused_parameters = true});
   for (int step = 0; step < 3; ++step) {  // after the first the buckets are rebuilt
     const bool left = rank() == 0;
-    const Tensor x = ones({2, 4});
+    const Tensor x = ones({2, 4}, {.device = device()});
     mean(left ? model.left(model.body(x)) : model.right(model.body(x))).backward();
     // d mean / d bias = 1 for a head that is used
     EXPECT_FLOAT_EQ(static_cast<float>(model.left.bias.grad().at(0)), 1.0F / static_cast<float>(size()));
@@ -181,13 +185,13 @@ TEST_F(DataParallel, Bf16Communication) {
   dist::DataParallelOptions options = small_buckets(shared_group());
   options.communication = DType::bf16;
   const dist::DataParallel parallel(model, options);
-  const data::TensorDataset set = small_data(32);
+  const data::Batch set = small_batch(32);
   const std::int64_t share = 32 / size();
   clear_notes();
-  cross_entropy(model(set.inputs().narrow(0, rank() * share, share)), set.targets().narrow(0, rank() * share, share)).backward();
+  cross_entropy(model(set.inputs.narrow(0, rank() * share, share)), set.targets.narrow(0, rank() * share, share)).backward();
   EXPECT_NE(noted().front().find("all_reduce"), std::string::npos);
   EXPECT_NE(noted().front().find("avg of bf16"), std::string::npos) << noted().front();
-  cross_entropy(whole(set.inputs()), set.targets()).backward();
+  cross_entropy(whole(set.inputs), set.targets).backward();
   for (std::size_t i = 0; i < model.parameters().size(); ++i) {
     const Tensor grad = model.parameters()[i].grad();
     EXPECT_EQ(grad.dtype(), DType::f32);

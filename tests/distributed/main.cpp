@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "binade/core/tensor/tensor.h"
+#include "binade/tests/core/test_device.h"
 #include "binade/tests/distributed/ranks.h"
 
 namespace binade::test {
@@ -41,7 +42,7 @@ void Ranks::TearDown() {
 }
 
 bool Ranks::same_on_all_ranks(const Tensor& x) {
-  const Tensor mine = x.detach().contiguous();
+  const Tensor mine = x.detach().to(Device{}).contiguous();
   const Tensor all = empty({size() * mine.numel()}, {.dtype = mine.dtype()});
   group().all_gather(all, mine).wait();
   const auto bytes = static_cast<std::size_t>(mine.numel() * size_of(mine.dtype()));
@@ -58,10 +59,12 @@ int main(int argc, char** argv) {
   if (const char* scenario = std::getenv("BINADE_SCENARIO")) return test::run_scenario(scenario);
   testing::InitGoogleTest(&argc, argv);
   // A test that throws must not keep the job waiting: the others end by their timeout.
-  test::the_group = dist::init({.timeout = std::chrono::seconds(120), .trace = [](const dist::TraceEvent& event) {
-                                  const bool started = event.when == dist::TraceEvent::When::started;
-                                  test::note((started ? "started " : "finished ") + event.collective.text());
-                                }});
+  const auto trace = [](const dist::TraceEvent& event) {
+    const bool started = event.when == dist::TraceEvent::When::started;
+    test::note((started ? "started " : "finished ") + event.collective.text());
+  };
+  test::the_group = dist::init({.timeout = std::chrono::seconds(120), .trace = trace, .device = test::test_device(),
+                               .library_sums = std::getenv("BINADE_TEST_LIBRARY_SUMS") != nullptr});
   if (test::the_group->rank() > 0) {
     testing::GTEST_FLAG(output) = "";
     auto& listeners = testing::UnitTest::GetInstance()->listeners();

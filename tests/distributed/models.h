@@ -19,17 +19,23 @@
 namespace binade::test {
 
 inline const std::shared_ptr<dist::ProcessGroup>& alone() {
-  static const std::shared_ptr<dist::ProcessGroup> one = dist::single_group();
+  static const std::shared_ptr<dist::ProcessGroup> one = dist::single_group({.device = device()});
   return one;
 }
 
 inline nn::Sequential small_mlp(std::uint64_t seed = 7) {
   manual_seed(seed);
-  return nn::Sequential(nn::Linear(20, 48), nn::ReLU(), nn::Linear(48, 48), nn::Tanh(), nn::Linear(48, 5));
+  nn::Sequential model(nn::Linear(20, 48), nn::ReLU(), nn::Linear(48, 48), nn::Tanh(), nn::Linear(48, 5));
+  model.to(device());
+  return model;
 }
 inline data::TensorDataset small_data(std::int64_t samples = 192) {
   manual_seed(11);
   return data::TensorDataset(randn({samples, 20}), randint(0, 5, {samples}));
+}
+inline data::Batch small_batch(std::int64_t samples) {  // the same, where the model is
+  const data::TensorDataset set = small_data(samples);
+  return {set.inputs().to(device()), set.targets().to(device())};
 }
 inline dist::DataParallelOptions small_buckets(std::shared_ptr<dist::ProcessGroup> g, std::int64_t micro_batches = 0) {
   return {.group = std::move(g), .first_bucket_bytes = 970, .bucket_bytes = 4096, .micro_batches = micro_batches};
@@ -58,7 +64,7 @@ inline Trained train(const TrainOptions& o) {
   const dist::DataParallel parallel(model, small_buckets(o.group, o.micro_batches));
   optim::SGD optimizer(model.parameters(), {.lr = 0.05, .momentum = 0.9});
   amp::GradScaler scaler({.init_scale = 1024, .enabled = o.autocast == DType::f16, .agree = dist::agree_on_overflow(o.group)});
-  data::Loader loader(small_data(), {.batch_size = o.batch, .shuffle = true, .seed = 5, .rank = o.group->rank(), .world_size = o.group->size()});
+  data::Loader loader(small_data(), {.batch_size = o.batch, .shuffle = true, .seed = 5, .device = device(), .rank = o.group->rank(), .world_size = o.group->size()});
   Trained out;
   for (std::int64_t step = 0; step < o.steps;) {
     for (const data::Batch& batch : loader) {
@@ -83,7 +89,7 @@ inline Trained train(const TrainOptions& o) {
       if (++step == o.steps) break;
     }
   }
-  for (const Tensor& x : model.parameters()) out.parameters.push_back(x.detach().clone());
+  for (const Tensor& x : model.parameters()) out.parameters.push_back(x.detach().to(Device{}).clone());
   out.skipped = scaler.skipped_steps();
   return out;
 }
@@ -93,7 +99,8 @@ inline void expect_same_bits(const Tensors& a, const Tensors& b) {
   for (std::size_t i = 0; i < a.size(); ++i) {
     ASSERT_EQ(a[i].shape(), b[i].shape());
     const auto bytes = static_cast<std::size_t>(a[i].numel() * size_of(a[i].dtype()));
-    EXPECT_EQ(std::memcmp(TensorView(a[i]).data, TensorView(b[i]).data, bytes), 0) << "parameter " << i;
+    const Tensor x = a[i].to(Device{}), y = b[i].to(Device{});
+    EXPECT_EQ(std::memcmp(TensorView(x).data, TensorView(y).data, bytes), 0) << "parameter " << i;
   }
 }
 inline double largest_difference(const Tensor& a, const Tensor& b) {  // relative to b's largest value

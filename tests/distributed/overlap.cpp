@@ -17,7 +17,7 @@ TEST_F(Buckets, ReverseOrderFirstOneSmall) {
   const nn::Sequential model = small_mlp();
   const dist::DataParallel parallel(model, small_buckets(shared_group()));
   EXPECT_TRUE(parallel.buckets().empty());
-  cross_entropy(model(ones({2, 20})), zeros({2}, {.dtype = DType::i64})).backward();
+  cross_entropy(model(ones({2, 20}, {.device = device()})), zeros({2}, {.dtype = DType::i64, .device = device()})).backward();
   const auto buckets = parallel.buckets();
   ASSERT_EQ(buckets.size(), 3U);  // the first one is full at 970 bytes, others at 4096
   EXPECT_EQ(buckets[0].names, (Names{"4.weight", "4.bias"}));
@@ -33,9 +33,10 @@ struct Swapped : nn::Module {  // registered in the order opposite to use
 };
 
 TEST_F(Buckets, RebuiltInTheOrderOfUse) {
-  const Swapped model;
+  Swapped model;
+  model.to(device());
   const dist::DataParallel parallel(model, {.group = shared_group(), .first_bucket_bytes = 1, .bucket_bytes = 1});
-  mean(model(ones({2, 6}))).backward();
+  mean(model(ones({2, 6}, {.device = device()}))).backward();
   const auto buckets = parallel.buckets();
   ASSERT_EQ(buckets.size(), 4U);
   EXPECT_TRUE(buckets[0].names[0].starts_with("second")) << buckets[0].names[0];  // used last: its gradient comes first
@@ -47,7 +48,7 @@ TEST_F(Buckets, GradientsAreViews) {
   const dist::DataParallel parallel(model, small_buckets(shared_group()));
   std::vector<const std::byte*> places;
   for (int step = 0; step < 3; ++step) {
-    cross_entropy(model(ones({2, 20})), zeros({2}, {.dtype = DType::i64})).backward();
+    cross_entropy(model(ones({2, 20}, {.device = device()})), zeros({2}, {.dtype = DType::i64, .device = device()})).backward();
     std::vector<const std::byte*> now;
     for (const auto& parameter : parallel.reducer()->parameters()) {
       const Tensor& flat = parallel.reducer()->buckets()[parameter.bucket].gradients;
@@ -64,12 +65,12 @@ TEST_F(Buckets, GradientsAreViews) {
 TEST_F(Buckets, AGradientFromOutsideIsTakenIn) {
   nn::Sequential model = small_mlp();
   const dist::DataParallel parallel(model, small_buckets(shared_group()));
-  const auto step = [&] { cross_entropy(model(ones({2, 20})), zeros({2}, {.dtype = DType::i64})).backward(); };
+  const auto step = [&] { cross_entropy(model(ones({2, 20}, {.device = device()})), zeros({2}, {.dtype = DType::i64, .device = device()})).backward(); };
   step();
   Tensor bias = model.named_parameters()[1].second;
   const std::vector<float> once = bias.grad().to_vector<float>();
   model.zero_grad();
-  bias.set_grad(full(bias.shape(), rank()));  // the next backward adds to it
+  bias.set_grad(full(bias.shape(), rank(), {.device = device()}));  // the next backward adds to it
   step();
   for (std::int64_t i = 0; i < bias.numel(); ++i)
     EXPECT_NEAR(bias.grad().at(i), once[static_cast<std::size_t>(i)] + (size() - 1) / 2.0, 1e-6);
@@ -95,18 +96,24 @@ TEST_F(Buckets, CommunicationStartsBeforeBackwardEnds) {
     return Tensor();
   });
   const dist::DataParallel parallel(model, small_buckets(shared_group()));
-  const auto step = [&] { cross_entropy(model(ones({2, 20})), zeros({2}, {.dtype = DType::i64})).backward(); };
+  const auto step = [&] { cross_entropy(model(ones({2, 20}, {.device = device()})), zeros({2}, {.dtype = DType::i64, .device = device()})).backward(); };
   for (int i = 0; i < 2; ++i) {  // with the first buckets and with the rebuilt ones
     clear_notes();
     watching = true;
     step();
     note("backward ended");
     EXPECT_TRUE(overlapped);
+    const auto finished = [&] {
+      const auto events = noted();
+      return std::ranges::count_if(events, [](const std::string& e) { return e.starts_with("finished all_reduce"); });
+    };
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);  // a device ends when it ends
+    while (device() != Device{} && finished() < 3 && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
     const std::vector<std::string> events = noted();
     const auto at = [&](const std::string& event) { return std::ranges::find_if(events, [&](const std::string& e) { return e.starts_with(event); }) - events.begin(); };
     EXPECT_LT(at("started all_reduce"), at("the last gradient"));
     EXPECT_LT(at("the last gradient"), at("backward ended"));
-    EXPECT_EQ(std::ranges::count_if(events, [](const std::string& e) { return e.starts_with("finished all_reduce"); }), 3);
+    EXPECT_EQ(finished(), 3);
     if (rank() == 0 && i == 0)
       for (const std::string& event : events) std::printf("    %s\n", event.c_str());
   }

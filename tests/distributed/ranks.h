@@ -1,4 +1,5 @@
-// Tests that run in every rank of an MPI job at once: mpirun -n N test_distributed.
+// Tests that run in every rank of a job at once: mpirun -n N test_distributed; on CUDA devices, which may be simulated,
+// with BINADE_TEST_DEVICE=cuda.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -8,9 +9,10 @@
 
 namespace binade::test {
 
-// The group of this job, made once; and its trace: what its collectives did, in order, with what tests add themselves.
+// The group of this job, made once; where its models and batches lie; and its trace: what its collectives did, in order, with what tests add themselves.
 dist::ProcessGroup& group();
 const std::shared_ptr<dist::ProcessGroup>& shared_group();
+inline Device device() { return group().device(); }
 void note(const std::string& event);
 std::vector<std::string> noted();
 void clear_notes();

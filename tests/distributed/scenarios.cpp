@@ -1,11 +1,14 @@
 // What ranks do in the jobs that launched.cpp starts: train for a while, then something happens to rank 1.
+#include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 #include "binade/distributed/data_parallel.h"
 #include "binade/ops/nn/nn.h"
 #include "binade/ops/ops.h"
+#include "binade/tests/core/test_device.h"
 #include "binade/tests/distributed/ranks.h"
 
 namespace binade::test {
@@ -15,8 +18,10 @@ namespace {
 constexpr auto timeout = std::chrono::milliseconds(2000);
 
 void exchange_until(const std::string& scenario) {
-  const auto group = dist::init({.timeout = timeout});
-  const Tensor x = ones({1000});
+  if (scenario == "asynchronous error" && dist::read_launch().rank == 1)
+    setenv("BINADE_SIM_FAIL", "ncclAsyncError:4:6", 1);  // of the simulated device: ncclRemoteError in the fourth exchange
+  const auto group = dist::init({.timeout = timeout, .device = test_device()});
+  const Tensor x = ones({1000}, {.device = group->device()});
   for (int step = 1; step <= 6; ++step) {
     if (step == 4 && group->rank() == 1) {
       if (scenario == "killed") std::raise(SIGKILL);
@@ -26,9 +31,11 @@ void exchange_until(const std::string& scenario) {
       if (scenario == "exits") std::_Exit(3);
       if (scenario == "late") std::this_thread::sleep_for(2 * timeout);
       if (scenario == "other collective") group->barrier().wait();
-      if (scenario == "other size") group->all_reduce(zeros({3})).wait();
+      if (scenario == "other size") group->all_reduce(zeros({3}, {.device = group->device()})).wait();
     }
     group->all_reduce(x).wait();
+    // Reading waits for the device, where there is one: wait() did not. It must not take what is no result.
+    check(x.at(0) == std::pow(group->size(), step), "a result that is none was taken: ", x.at(0));
   }
   // Where nothing happens, rank 0 goes last and the others wait for it.
   if (group->rank() == 0) std::printf("all %d ranks are done\n", group->size());
@@ -36,8 +43,9 @@ void exchange_until(const std::string& scenario) {
 
 // Rank 1 dies while gradients are under way.
 void train_until(const std::string& scenario) {
-  const auto group = dist::init({.timeout = timeout});
+  const auto group = dist::init({.timeout = timeout, .device = test_device()});
   nn::Sequential model(nn::Linear(64, 256), nn::ReLU(), nn::Linear(256, 8));
+  model.to(group->device());
   const dist::DataParallel parallel(model, {.group = group, .first_bucket_bytes = 1024, .bucket_bytes = 4096});
   for (int step = 1; step <= 6; ++step) {
     if (step == 4 && group->rank() == 1) {
@@ -48,7 +56,7 @@ void train_until(const std::string& scenario) {
         fail({"backward broke"});
       });
     }
-    mean(model(randn({16, 64}))).backward();
+    mean(model(randn({16, 64}).to(group->device()))).backward();
     model.zero_grad();
   }
 }

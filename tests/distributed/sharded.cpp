@@ -15,7 +15,7 @@ using namespace binade::test;
 
 using Sharded = Ranks;
 
-std::size_t optimizer_bytes() { return memory_stats().current[static_cast<std::size_t>(MemoryTag::optimizer)]; }
+std::size_t optimizer_bytes() { return memory_stats(device()).current[static_cast<std::size_t>(MemoryTag::optimizer)]; }
 constexpr optim::AdamWOptions adamw{.lr = 3e-3, .weight_decay = 0.1};
 
 // small_mlp trained with AdamW, step by step, so that runs can be stopped, saved and compared.
@@ -37,10 +37,10 @@ class Trainer {
   amp::GradScaler& scaler() { return scaler_; }
   std::size_t state_bytes() const { return optimizer_bytes() - before_; }
   void steps(std::int64_t first, std::int64_t last, double clip_norm = 0, std::int64_t spoiled = -1) {
-    const data::TensorDataset set = small_data(32 * 20);
+    const data::Batch set = small_batch(32 * 20);
     for (std::int64_t s = first; s < last; ++s) {
       const std::int64_t share = 32 / group_->size(), at = 32 * s + group_->rank() * share;
-      const data::Batch batch{set.inputs().narrow(0, at, share), set.targets().narrow(0, at, share)};
+      const data::Batch batch{set.inputs.narrow(0, at, share), set.targets.narrow(0, at, share)};
       for (const auto& [x, y] : parallel_->split(batch)) {
         const amp::Autocast autocast(autocast_);
         Tensor loss = cross_entropy(model_(x.to(model_.parameters()[0].dtype())), y);
@@ -60,7 +60,7 @@ class Trainer {
   }
   Tensors parameters() const {
     Tensors out;
-    for (const Tensor& x : model_.parameters()) out.push_back(x.detach().clone());
+    for (const Tensor& x : model_.parameters()) out.push_back(x.detach().to(Device{}).clone());
     return out;
   }
   double norm = 0;
@@ -131,7 +131,7 @@ TEST_F(Sharded, AnInfinityInOnePartSkipsTheStepEverywhere) {
   Trainer run(shared_group(), true, DType::f32, DType::f16);
   run.steps(0, 1);
   const Tensors before = run.parameters();
-  for (Tensor piece : run.optimizer().params()) piece.set_grad(full(piece.shape(), rank() == size() - 1 ? INFINITY : 1));
+  for (Tensor piece : run.optimizer().params()) piece.set_grad(full(piece.shape(), rank() == size() - 1 ? INFINITY : 1, {.device = device()}));
   run.scaler().step(run.optimizer());
   run.scaler().update();
   EXPECT_TRUE(run.scaler().last_step_skipped());
