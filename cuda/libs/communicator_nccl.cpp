@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "binade/core/base/error.h"
@@ -229,11 +231,11 @@ class NcclCommunicator final : public DeviceCommunicator {
     aborting_ = true;  // a call that waits inside the lock gives up
     try {
       if (!why.empty()) fail_device(device_, why);
-      const std::lock_guard lock(mutex_);
-      stream_of(device_);
-      if (comm_) f_.abort(std::exchange(comm_, nullptr));
-    } catch (const std::exception&) {  // the device has failed: it is the first to say so
+    } catch (const std::exception&) {  // the device has failed, and says so itself
     }
+    const std::lock_guard lock(mutex_);
+    cudaSetDevice(device_.index);
+    if (comm_) f_.abort(std::exchange(comm_, nullptr));
   }
 
  private:

@@ -68,6 +68,7 @@ target_link_libraries(binade_cuda PRIVATE binade CUDA::cudart_static ${CMAKE_DL_
 target_link_options(binade_cuda PRIVATE -Wl,--exclude-libs,ALL)
 if(BINADE_NCCL_INCLUDE)
   target_include_directories(binade_cuda SYSTEM PRIVATE ${BINADE_NCCL_INCLUDE})
+  set_property(TARGET binade_cuda APPEND PROPERTY BUILD_RPATH ${binade_wheel_libraries})
 endif()
 set_target_properties(binade_cuda PROPERTIES INSTALL_RPATH "$ORIGIN"
   # keeps ptxas's report of registers and spills beside each object
