@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <thread>
 
 namespace example {
 
@@ -88,11 +89,8 @@ binade::Device device_named(const std::string& flag) {
 }
 
 void print_device(binade::Device device, const std::string& flag) {
-  const bool automatic = flag == "auto";
-  fmt::print("device: {}{}\n", binade::device_description(device),
-             !automatic || device.type != binade::DeviceType::cpu ? ""
-             : binade::cuda_available()                            ? " (there is a CUDA device, but its backend cannot train yet)"
-                                                                   : " (no CUDA device)");
+  const bool none = flag == "auto" && device.type == binade::DeviceType::cpu;
+  fmt::print("device: {}{}\n", binade::device_description(device), none ? " (no CUDA device)" : "");
 }
 
 namespace {
@@ -104,6 +102,7 @@ int report(const std::exception& error, int exit_code) {
 // What is wrong with the flags is wrong in every process: one of them says so.
 int report_usage(const std::string& text) {
   if (rank_of_launch() == 0) fmt::print(stderr, "{}\n", text);
+  else std::this_thread::sleep_for(std::chrono::seconds(1));  // launchers end every process once one has ended
   return 2;
 }
 }  // namespace
