@@ -11,13 +11,14 @@ namespace binade::cuda {
 // Each group counts in a word of its own (arrivals_of()), which is 0 again afterwards. `last` is shared memory.
 __device__ __forceinline__ bool last_to_arrive(unsigned* arrivals, bool* last) {
   if (gridDim.y == 1) return true;
-  __threadfence();  // this thread's part before this block's arrival
   __syncthreads();
-  if (threadIdx.x == 0) *last = atomicInc(arrivals, gridDim.y - 1) == gridDim.y - 1;
+  if (threadIdx.x == 0) {
+    __threadfence();  // the block's part before its arrival
+    *last = atomicInc(arrivals, gridDim.y - 1) == gridDim.y - 1;
+    __threadfence();  // the others' arrivals before their parts
+  }
   __syncthreads();
-  const bool result = *last;
-  __threadfence();  // the others' arrivals before their parts
-  return result;
+  return *last;
 }
 
 }  // namespace binade::cuda
