@@ -24,6 +24,7 @@ void exchange_until(const std::string& scenario) {
   const Tensor x = ones({1000}, {.device = group->device()});
   for (int step = 1; step <= 6; ++step) {
     if (step == 4 && group->rank() == 1) {
+      std::this_thread::sleep_for(timeout / 8);  // on a device the others may still hear of step 3
       if (scenario == "killed") std::raise(SIGKILL);
       if (scenario == "stopped") std::raise(SIGSTOP);
       if (scenario == "throws") fail({"the data are damaged"});
