@@ -13,6 +13,16 @@ BINADE_FORMULA V logistic_slope(V x) {
   return e / (d * d);
 }
 template <class V>
+struct Logistic {
+  V value, slope;
+};
+template <class V>  // both from one exponential
+BINADE_FORMULA Logistic<V> logistic_and_slope(V x) {
+  const V e = exp(-abs(x));
+  const V t = V(1.0) / (V(1.0) + e);
+  return {select(x < V(0.0), e * t, t), e * t * t};
+}
+template <class V>
 BINADE_FORMULA V sign_of(V x) {
   return select(x > V(0.0), V(1.0), select(x < V(0.0), V(-1.0), x));  // 0 and NaN give themselves
 }
@@ -148,7 +158,8 @@ struct GeluTanh {
     const V z = select(x > V(20.0), V(20.0), select(x < V(-20.0), V(-20.0), x));
     const V u = twice_u(z);
     const V slope = V(1.5957691216057307) * (V(1.0) + V(0.134145) * z * z);
-    return dy * (logistic(u) + z * logistic_slope(u) * slope);
+    const Logistic<V> s = logistic_and_slope(u);
+    return dy * (s.value + z * s.slope * slope);
   }
   template <class V>
   BINADE_FORMULA static V twice_u(V x) {
@@ -163,7 +174,8 @@ struct Silu {
   BINADE_FORMULA static V forward(V x, kernel::FormulaArgs) { return x * logistic(x); }
   template <class V>
   BINADE_FORMULA static V backward(V x, V dy, kernel::FormulaArgs) {
-    return dy * (logistic(x) + x * logistic_slope(x));
+    const Logistic<V> s = logistic_and_slope(x);
+    return dy * (s.value + x * s.slope);
   }
 };
 

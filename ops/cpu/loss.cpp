@@ -41,8 +41,8 @@ void cross_entropy(TensorView logits, TensorView targets, TensorView loss, Tenso
         row_loss = row_lse = C(0);
         if (t[r] == options.ignore_index) continue;
         const C* x = row_in(logits.as<T>() + r * n, n, room.data());
-        const C largest = row_max(x, n);
-        const C log_sum = std::log(row_exp_sum(x, largest, n));
+        const auto [largest, sum] = row_max_exp_sum(x, n);
+        const C log_sum = std::log(sum);
         row_lse = largest + log_sum;
         row_loss = log_sum + (largest - x[t[r]]);
         if (smoothing != C(0)) {

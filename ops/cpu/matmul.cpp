@@ -177,7 +177,7 @@ void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::M
   if (c.numel() == 0) return;
   const DType product = product_dtype(a.dtype);
   const std::int64_t m = c.size(-2), n = c.size(-1), k = a.size(-1), batch = c.numel() / (m * n);
-  const Tiling tile = choose_tiling(batch, m, n, k, machine_processors());
+  const Tiling tile = choose_tiling(batch, m, n, k, a.stride(-1) != 1, machine_processors());
   const Operand left(a, product, options.precision, a.dim() - 1, tile.packed, chunk_count(n, tile.n) * repeats(a, batch));
   const Operand right(b, product, options.precision, b.dim() - 2, tile.packed, chunk_count(m, tile.m) * repeats(b, batch));
   const bool rows_plain = (c.stride(-1) == 1 || n == 1) && (c.stride(-2) >= n || m == 1);

@@ -19,7 +19,8 @@ std::int64_t part(std::int64_t size, std::int64_t parts) {  // one of `parts` ev
 }  // namespace
 
 // Times are in multiplications by one thread; the constants were measured in f32 with oneDNN 2.6 and AVX2.
-Tiling choose_tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t processors) {
+Tiling choose_tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k, bool strided,
+                     std::int64_t processors) {
   constexpr double pack_limit = 0.0038;  // oneDNN packs, and is faster, where 1/m + 1/n is below; elsewhere reading
   constexpr double reading = 20;         // the operands takes the time of so many more rows and columns
   constexpr double call = 1e5;      // calling the library, waking a thread
@@ -35,7 +36,8 @@ Tiling choose_tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::in
     const std::int64_t tasks = batch * chunk_count(m, tile.m) * chunk_count(n, tile.n) * pieces;
     const double edges = 1 / rows + 1 / columns;
     tile.packed = edges < pack_limit;
-    const double one = rows * columns * static_cast<double>(tile.k) * (tile.packed ? 1 : 1 + reading * edges) + call;
+    const double unpacked = 1 + reading * edges + (strided ? 0.2 : 0);
+    const double one = rows * columns * static_cast<double>(tile.k) * (tile.packed ? 1 : unpacked) + call;
     const double sums = pieces > 1 ? element * static_cast<double>(batch * m * n * pieces) : 0;
     const double time = (static_cast<double>(chunk_count(tasks, processors)) + unequal) * one + sums;
     if (time >= least) return;

@@ -10,7 +10,9 @@ struct Tiling {
 };
 
 // The tiles of `batch` products [m, k] [k, n] that should take the least time on that many processors, a property of the
-// machine: the bits of a product follow from its tiles, and must not depend on how many threads run.
-Tiling choose_tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t processors);
+// machine: the bits of a product follow from its tiles, and must not depend on how many threads run. strided: the terms of
+// a row of the left operand do not lie side by side, as in a weight gradient.
+Tiling choose_tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k, bool strided,
+                     std::int64_t processors);
 
 }  // namespace binade::cpu

@@ -70,8 +70,8 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
   with_norm_types(x.dtype, dy.dtype, [&]<class T, class G>() {
     using C = Compute<T>;
     const std::vector<C> w = values_of<C>(weight);
-    // At most 64 partial sums of the columns, of as many rows each: their number depends on the shape alone.
-    const std::int64_t rows_each = std::max<std::int64_t>(rows_per_chunk(n), chunk_count(rows, 64));
+    // A few partial sums of the columns per processor, of as many rows each.
+    const std::int64_t rows_each = std::max<std::int64_t>(rows_per_chunk(n), chunk_count(rows, 4 * machine_processors()));
     const std::int64_t chunks = chunk_count(rows, rows_each);
     std::vector<C> dw(static_cast<std::size_t>(dweight ? chunks * n : 0)),
         db(static_cast<std::size_t>(dbias ? chunks * n : 0));
@@ -104,11 +104,13 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
     const auto combine = [&](const std::vector<C>& partial, const TensorView& out) {
       if (!out) return;
       std::vector<double> sum(static_cast<std::size_t>(n));
-      for (std::int64_t c = 0; c < chunks; ++c) {
-        for (std::int64_t j = 0; j < n; ++j) {
-          sum[static_cast<std::size_t>(j)] += static_cast<double>(partial[static_cast<std::size_t>(c * n + j)]);
+      parallel_for(n, 512, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t c = 0; c < chunks; ++c) {
+          for (std::int64_t j = begin; j < end; ++j) {
+            sum[static_cast<std::size_t>(j)] += static_cast<double>(partial[static_cast<std::size_t>(c * n + j)]);
+          }
         }
-      }
+      });
       store_values(sum.data(), out, accumulate.parameters);
     };
     combine(dw, dweight);

@@ -4,7 +4,7 @@
 #include "hwy/foreach_target.h"
 // foreach_target first
 #include "binade/ops/cpu/row_math.h"
-#include "hwy/contrib/math/math-inl.h"
+#include "binade/ops/cpu/simd.h"
 #include "hwy/highway.h"
 
 // Everything a kernel calls becomes part of it: g++ -O2 alone would call the loop's body once per vector.
@@ -15,6 +15,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::ScalableTag<float>;
 using V = hn::Vec<D>;
 
+HWY_INLINE V exp_of(V x) { return simd::HWY_NAMESPACE::exp_down(x).v; }  // x at most about 0
 HWY_INLINE std::size_t lanes() { return hn::Lanes(D()); }
 // The first `left` elements, the other lanes `fill`; through memory because masked loads of a row's end may fault.
 HWY_INLINE V load_end(const float* x, std::size_t left, float fill) {
@@ -115,16 +116,31 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
   const V s = hn::Set(d, shift);
   V sum = hn::Zero(d);
   for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    const V e = hn::Exp(d, hn::Sub(load(x, -HUGE_VALF), s));
+    const V e = exp_of(hn::Sub(load(x, -HUGE_VALF), s));
     store(e, y);
     sum = hn::Add(sum, e);
   });
   return total(sum);
 }
 [[gnu::flatten]] float ExpSum(const float* x, float shift, std::int64_t n) {
-  const D d;
-  const V s = hn::Set(d, shift);
-  return sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Exp(d, hn::Sub(load(x, -HUGE_VALF), s)); });
+  const V s = hn::Set(D(), shift);
+  return sum_row(n, [&](const auto& load) HWY_ATTR { return exp_of(hn::Sub(load(x, -HUGE_VALF), s)); });
+}
+// By blocks that stay in cache between their largest element and their sum.
+ExpSums MaxExpSum(const float* x, std::int64_t n) {
+  constexpr std::int64_t block = 4096;
+  ExpSums all{-HUGE_VALF, 0};
+  for (std::int64_t i = 0; i < n; i += block) {
+    const std::int64_t count = std::min(block, n - i);
+    const float largest = Max(x + i, count);
+    if (std::isnan(largest)) return {largest, largest};
+    if (largest > all.largest) {
+      all.sum *= std::exp(all.largest - largest);
+      all.largest = largest;
+    }
+    if (all.largest > -HUGE_VALF) all.sum += ExpSum(x + i, all.largest, count);
+  }
+  return all;
 }
 [[gnu::flatten]] void Scale(const float* x, float a, float b, float* y, std::int64_t n) {
   const V va = hn::Set(D(), a), vb = hn::Set(D(), b);
@@ -148,13 +164,13 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
   const D d;
   const V s = hn::Set(d, sum);
   for_row(n, [&](const auto& load, const auto& store)
-                 HWY_ATTR { store(hn::NegMulAdd(hn::Exp(d, load(y, 0)), s, load(dy, 0)), dx); });
+                 HWY_ATTR { store(hn::NegMulAdd(exp_of(load(y, 0)), s, load(dy, 0)), dx); });
 }
 [[gnu::flatten]] void ExpScale(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
   const D d;
   const V s = hn::Set(d, shift), va = hn::Set(d, a), vb = hn::Set(d, b);
   for_row(n, [&](const auto& load, const auto& store)
-                 HWY_ATTR { store(hn::MulAdd(hn::Exp(d, hn::Sub(load(x, 0), s)), va, vb), y); });
+                 HWY_ATTR { store(hn::MulAdd(exp_of(hn::Sub(load(x, 0), s)), va, vb), y); });
 }
 [[gnu::flatten]] void Normalize(const float* x, float mean, float rstd, const float* weight, const float* bias,
                                 float* y, std::int64_t n) {
@@ -207,7 +223,7 @@ HWY_EXPORT(Dot);
 HWY_EXPORT(Squares);
 HWY_EXPORT(SquaresDouble);
 HWY_EXPORT(Exp);
-HWY_EXPORT(ExpSum);
+HWY_EXPORT(MaxExpSum);
 HWY_EXPORT(Scale);
 HWY_EXPORT(Shift);
 HWY_EXPORT(Affine);
@@ -227,7 +243,7 @@ double row_squares_double(const float* x, std::int64_t n) { return HWY_DYNAMIC_D
 float row_exp(const float* x, float shift, float* y, std::int64_t n) {
   return HWY_DYNAMIC_DISPATCH(Exp)(x, shift, y, n);
 }
-float row_exp_sum(const float* x, float shift, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(ExpSum)(x, shift, n); }
+ExpSums row_max_exp_sum(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(MaxExpSum)(x, n); }
 void row_scale(const float* x, float a, float b, float* y, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(Scale)(x, a, b, y, n);
 }

@@ -60,6 +60,12 @@ void store_values(const C* values, const TensorView& out, bool accumulate) {
   });
 }
 
+template <class C>
+struct ExpSumsOf {
+  C largest, sum;  // of the row; sum of exp(x - largest): 0 for a row of -inf alone, NaN where there is one
+};
+using ExpSums = ExpSumsOf<float>;
+
 // ---- float: SIMD ----
 float row_max(const float* x, std::int64_t n);  // -inf for an empty row; NaN if there is one
 float row_sum(const float* x, std::int64_t n);
@@ -67,7 +73,7 @@ float row_dot(const float* x, const float* y, std::int64_t n);
 float row_squares(const float* x, float mean, std::int64_t n);                             // sum (x - mean)^2
 double row_squares_double(const float* x, std::int64_t n);                                 // sum x^2 without overflow
 float row_exp(const float* x, float shift, float* y, std::int64_t n);                      // y = exp(x - shift); sum y
-float row_exp_sum(const float* x, float shift, std::int64_t n);                            // the sum alone
+ExpSums row_max_exp_sum(const float* x, std::int64_t n);
 void row_scale(const float* x, float a, float b, float* y, std::int64_t n);                // y = a x + b
 void row_shift(const float* x, float a, float b, float* y, std::int64_t n);                // y = (x - a) - b
 void row_affine(const float* x, float shift, float a, float b, float* y, std::int64_t n);  // y = (x - shift) a + b
@@ -114,10 +120,11 @@ inline double row_exp(const double* x, double shift, double* y, std::int64_t n) 
   for (std::int64_t i = 0; i < n; ++i) s += y[i] = std::exp(x[i] - shift);
   return s;
 }
-inline double row_exp_sum(const double* x, double shift, std::int64_t n) {
+inline ExpSumsOf<double> row_max_exp_sum(const double* x, std::int64_t n) {
+  const double largest = row_max(x, n);
   double s = 0;
-  for (std::int64_t i = 0; i < n; ++i) s += std::exp(x[i] - shift);
-  return s;
+  for (std::int64_t i = 0; i < n; ++i) s += std::exp(x[i] - largest);
+  return {largest, largest == -HUGE_VAL ? 0 : s};
 }
 inline void row_scale(const double* x, double a, double b, double* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = a * x[i] + b;

@@ -20,13 +20,12 @@ void softmax(TensorView x, TensorView y, bool log) {
       for (std::int64_t r = begin; r < end; ++r) {
         const C* in = row_in(x.as<T>() + r * n, n, room.data());
         C* out = row_for(y.as<T>() + r * n, room.data());
-        const C largest = row_max(in, n);
         if (log) {
           // x - max is exact for neighbours; subtracting max + log(sum) at once would cancel
-          const C log_sum = std::log(row_exp_sum(in, largest, n));
-          row_shift(in, largest, log_sum, out, n);
+          const auto [largest, sum] = row_max_exp_sum(in, n);
+          row_shift(in, largest, std::log(sum), out, n);
         } else {
-          const C sum = row_exp(in, largest, out, n);
+          const C sum = row_exp(in, row_max(in, n), out, n);
           row_scale(out, C(1) / sum, C(0), out, n);
         }
         row_out(out, y.as<T>() + r * n, n);
