@@ -26,7 +26,7 @@ Tiling choose_tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::in
   constexpr double call = 1e5;      // calling the library, waking a thread
   constexpr double element = 20;    // writing an element of a partial sum and reading it again
   constexpr double unequal = 0.1;   // of a tile: threads do not finish together
-  constexpr std::int64_t smallest = 64, shortest = 512, trivial = std::int64_t{1} << 18;
+  constexpr std::int64_t smallest = 64, shortest = 128, trivial = std::int64_t{1} << 18;
   Tiling best{m, n, std::max<std::int64_t>(k, 1)};
   if (batch * m * n * k <= trivial) return best;
   double least = std::numeric_limits<double>::infinity();
@@ -36,7 +36,7 @@ Tiling choose_tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::in
     const std::int64_t tasks = batch * chunk_count(m, tile.m) * chunk_count(n, tile.n) * pieces;
     const double edges = 1 / rows + 1 / columns;
     tile.packed = edges < pack_limit;
-    const double unpacked = 1 + reading * edges + (strided ? 0.2 : 0);
+    const double unpacked = 1 + reading * edges + (strided ? 0.4 : 0);
     const double one = rows * columns * static_cast<double>(tile.k) * (tile.packed ? 1 : unpacked) + call;
     const double sums = pieces > 1 ? element * static_cast<double>(batch * m * n * pieces) : 0;
     const double time = (static_cast<double>(chunk_count(tasks, processors)) + unequal) * one + sums;
