@@ -15,8 +15,7 @@ std::mutex& mutex() {  // threads that share a model read its copies
 
 bool is_current(const TensorImpl& leaf) {
   const RoundedCopy* copy = leaf.rounded.get();
-  return copy && copy->memory.lock() == leaf.storage && copy->version == leaf.storage->version &&
-         copy->replays == cuda::replayed_steps();
+  return copy && copy->version == leaf.storage->version && copy->replays == cuda::replayed_steps();
 }
 
 bool may_change_unseen(const TensorImpl& leaf) { return leaf.storage->exposed || cuda::recording_step(); }
@@ -30,7 +29,7 @@ Tensor rounded_copy(const Tensor& x, DType dtype) {
   if (!is_current(leaf) || leaf.rounded->values.dtype() != dtype) {
     leaf.rounded.reset();  // its memory may serve the new one
     leaf.rounded = std::make_shared<RoundedCopy>(
-        RoundedCopy{cast_values(x, dtype), leaf.storage, leaf.storage->version, cuda::replayed_steps()});
+        RoundedCopy{cast_values(x, dtype), leaf.storage->version, cuda::replayed_steps()});
   }
   leaf.rounded->read = true;
   return leaf.rounded->values;

@@ -1,9 +1,8 @@
 // The 16-bit rounding of an f32 leaf, kept beside it from step to step: what operations under autocast read. A copy holds
-// as long as its leaf has the memory and the version it was made from; the optimizers' kernels write it anew in the pass
-// that updates the parameter. Any other change of the leaf makes it useless, and the next operation casts again.
+// as long as its leaf has the version it was made from; the optimizers' kernels write it anew in the pass that updates
+// the parameter. Any other change of the leaf makes it useless, and the next operation casts again.
 #pragma once
 #include <cstdint>
-#include <memory>
 
 #include "binade/core/tensor/tensor_impl.h"
 
@@ -11,9 +10,8 @@ namespace binade {
 
 struct RoundedCopy {
   Tensor values;
-  std::weak_ptr<Storage> memory;  // the leaf's, when the copy was made
-  std::uint64_t version = 0, replays = 0;
-  bool read = true;  // since the last update
+  std::uint64_t version = 0, replays = 0;  // of the leaf and in the process, when it was made
+  bool read = true;                        // since the last update
 };
 
 // The f32 leaf x in f16 or bf16. Undefined where x may change without anybody counting it: its address was given out by

@@ -193,6 +193,13 @@ TEST(RoundedCopies, AChangeBetweenForwardAndTheStepIsNotLost) {
   sgd.step();
   EXPECT_EQ(weight_seen(weight), std::vector<float>(4, 8));
   EXPECT_EQ(weight_seen(other), std::vector<float>(4, 0));
+  {
+    const NoGrad no_grad;
+    weight.fill_(5);
+  }
+  sgd.step(ones({1}));  // skipped: it writes no copy
+  EXPECT_EQ(weight_seen(weight), std::vector<float>(4, 5));
+  EXPECT_EQ(weight_seen(other), std::vector<float>(4, 0));
 }
 
 // A graph that is kept computes with the weights of its own forward, before and after the step.
