@@ -244,8 +244,9 @@ class Pass {
     for (const LateSum& sum : late_) {
       const kernel::SumItem next{sum.gradient, sum.grad};
       // One call is for one device, and adds to each target once.
-      const bool apart = std::ranges::any_of(
-          items, [&](const kernel::SumItem& item) { return item.y.device != next.y.device || item.y.data == next.y.data; });
+      const bool apart = std::ranges::any_of(items, [&](const kernel::SumItem& item) {
+        return item.y.device != next.y.device || item.y.data == next.y.data;
+      });
       if (apart) add();
       items.push_back(next);
     }

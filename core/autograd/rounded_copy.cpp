@@ -3,6 +3,7 @@
 #include <mutex>
 
 #include "binade/core/backend/graphed_step.h"
+#include "binade/core/backend/memory.h"
 
 namespace binade {
 
@@ -27,6 +28,7 @@ Tensor rounded_copy(const Tensor& x, DType dtype) {
   if (may_change_unseen(leaf)) return {};
   const std::lock_guard lock(mutex());
   if (!is_current(leaf) || leaf.rounded->values.dtype() != dtype) {
+    const MemoryTagScope tag(MemoryTag::parameters);
     leaf.rounded.reset();  // its memory may serve the new one
     leaf.rounded = std::make_shared<RoundedCopy>(
         RoundedCopy{cast_values(x, dtype), leaf.storage->version, cuda::replayed_steps()});

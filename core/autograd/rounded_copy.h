@@ -1,6 +1,6 @@
-// The 16-bit rounding of an f32 leaf, kept beside it from step to step: what operations under autocast read. A copy holds
-// as long as its leaf has the version it was made from; the optimizers' kernels write it anew in the pass that updates
-// the parameter. Any other change of the leaf makes it useless, and the next operation casts again.
+// The 16-bit rounding of an f32 leaf, kept beside it from step to step: what operations under autocast read. A copy
+// holds as long as its leaf has the version it was made from; the optimizers' kernels write it anew in the pass that
+// updates the parameter. Any other change of the leaf makes it useless, and the next operation casts again.
 #pragma once
 #include <cstdint>
 

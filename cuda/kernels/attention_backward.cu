@@ -1,7 +1,7 @@
 // Attention, backward. Probabilities are formed again from the saved logsumexp. One kernel owns queries, leaves their
 // delta and sums dq over the keys; then the same one owning keys sums dk and dv over the queries of its heads in order:
-// no atomics, the same bits each time. With P the probabilities and delta = sum_c do o: dS = P (do v^T - delta) scale, dq = dS k, dk = dS^T
-// q, dv = P^T do; dropout multiplies P and do v^T.
+// no atomics, the same bits each time. With P the probabilities and delta = sum_c do o: dS = P (do v^T - delta) scale,
+// dq = dS k, dk = dS^T q, dv = P^T do; dropout multiplies P and do v^T.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include "binade/core/backend/memory.h"
@@ -18,7 +18,8 @@ using Tiles = AttentionTiles<C, D, std::is_same_v<C, double> ? 1 : (D > 128 ? 2 
 
 // delta of query i, for all threads of a warp.
 template <class C>
-__device__ __forceinline__ C delta_of_query(const Span& o, std::int64_t o_row, const Span& d_o, std::int64_t do_row, int d) {
+__device__ __forceinline__ C delta_of_query(const Span& o, std::int64_t o_row, const Span& d_o, std::int64_t do_row,
+                                            int d) {
   C sum = 0;
   for (int c = static_cast<int>(threadIdx.x % 32); c < d; c += 32)
     sum = fma(o.get<C, Formats::arithmetic>(o_row + c), d_o.get<C, Formats::arithmetic>(do_row + c), sum);
@@ -33,8 +34,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   const std::int64_t row = global_thread() / 32;
   if (row >= rows) return;  // whole warps
   const std::int64_t i = row % time, head = row / time % heads, batch = row / time / heads;
-  const C sum = delta_of_query<C>(o.of_head(batch, head), i * o.strides[2], d_o.of_head(batch, head),
-                                  i * d_o.strides[2], d);
+  const C sum =
+      delta_of_query<C>(o.of_head(batch, head), i * o.strides[2], d_o.of_head(batch, head), i * d_o.strides[2], d);
   if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
 
@@ -137,8 +138,8 @@ void run(const AttentionShape& s, const AttentionSide& own, const AttentionSide&
   using T = Tiles<C, D>;
   if ((!d_first && !(keys && dv_or_o)) || like.numel() == 0) return;
   const std::int64_t tiles = (like.size(2) + T::own - 1) / T::own;
-  const std::size_t shared =
-      sizeof(C) * (2 * (T::own + T::other) * T::pitch + T::own * T::score_pitch + (keys ? T::own * T::score_pitch : T::own));
+  const std::size_t shared = sizeof(C) * (2 * (T::own + T::other) * T::pitch + T::own * T::score_pitch +
+                                          (keys ? T::own * T::score_pitch : T::own));
   const LaunchConfig config{dim3(static_cast<unsigned>(like.size(0) * like.size(1) * tiles)), dim3(T::threads), shared,
                             stream_of(like.device)};
   launch(config, attention_backward_kernel<C, D, keys>, s, own, other, statistics, head_rows(d_first),

@@ -1,6 +1,6 @@
 // layer_norm and rms_norm with gradients. With xhat = (x - mean) rstd and g = dy weight, both have
-// dx = rstd (g - mean(g) - xhat mean(g xhat)), without the first mean for rms_norm. A row is read by one block, which in
-// backward also sums dy xhat and dy, the gradients of weight and bias, over its rows.
+// dx = rstd (g - mean(g) - xhat mean(g xhat)), without the first mean for rms_norm. A row is read by one block, which
+// in backward also sums dy xhat and dy, the gradients of weight and bias, over its rows.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include <optional>
@@ -44,10 +44,10 @@ template <class C>
 struct BlockSums {
   Span dweight, dbias;
   bool accumulate = false;
-  unsigned group = 1;                // blocks
-  C* blocks = nullptr;               // [gridDim.x, 2, n], or null: no such gradients
-  double* groups = nullptr;          // [groups, 2, n]
-  unsigned* arrivals = nullptr;      // of each group, and of all groups
+  unsigned group = 1;            // blocks
+  C* blocks = nullptr;           // [gridDim.x, 2, n], or null: no such gradients
+  double* groups = nullptr;      // [groups, 2, n]
+  unsigned* arrivals = nullptr;  // of each group, and of all groups
 };
 __device__ __forceinline__ void finish_column(const Span& out, double total, std::int64_t j, bool accumulate) {
   if (out) out.set(j, accumulate ? out.get<double>(j) + total : total);
@@ -82,8 +82,8 @@ __device__ void combine_block_sums(const BlockSums<C>& to, std::int64_t n, bool*
   if (last_to_arrive(to.arrivals + groups, groups, last)) add_up(to.groups, groups, n, finish);
 }
 
-// rows: in x, dy; out dx, which is added to what is there where `accumulate`. A block has `block_rows` rows, at most 16:
-// so many are summed in C.
+// rows: in x, dy; out dx, which is added to what is there where `accumulate`. A block has `block_rows` rows, at most
+// 16: so many are summed in C.
 template <class C>
 __global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean, const C* rstd, bool accumulate,
                                      std::int64_t block_rows, BlockSums<C> to) {
@@ -94,15 +94,16 @@ __global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean
   const std::int64_t stop = first + block_rows < rows.rows ? first + block_rows : rows.rows;
   // Side by side are the columns of a vector's neighbours, which neighbouring threads add to at the same time.
   const std::int64_t vectors = (rows.n + vector_length - 1) / vector_length;
-  const auto place = [&](std::int64_t j) {
-    return rows.vectors ? j % vector_length * vectors + j / vector_length : j;
-  };
+  const auto place = [&](std::int64_t j) { return rows.vectors ? j % vector_length * vectors + j / vector_length : j; };
   C* const bias_sums = sums + vectors * vector_length;
   const double n = static_cast<double>(rows.n);
   for (std::int64_t r = first; r < stop; ++r) {
     const Rows<2, 1> row = rows.row(r);
     const Rows<4, 1> all{{row.in.of[0], row.in.of[1], weight, accumulate ? row.out.of[0] : Span{}},
-                         {row.out.of[0]}, rows.rows, rows.n, rows.vectors};
+                         {row.out.of[0]},
+                         rows.rows,
+                         rows.n,
+                         rows.vectors};
     const C m = mean ? mean[r] : C(0), s = rstd[r];
     C sum_g = 0, sum_g_xhat = 0;
     all.template read<C>([&](std::int64_t, const C* x) {
@@ -144,8 +145,8 @@ __device__ __forceinline__ double add_up_column(const double* parts, std::int64_
   return total;
 }
 
-// The columns' sums alone, where dx is not wanted or rows are too long for shared memory: one thread per column and piece of the rows (block's y), at most 16 rows in C
-// before they join a double.
+// The columns' sums alone, where dx is not wanted or rows are too long for shared memory: one thread per column and
+// piece of the rows (block's y), at most 16 rows in C before they join a double.
 template <class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks)
     norm_columns_kernel(Span x, Span dy, const C* mean, const C* rstd, Columns to, std::int64_t rows, std::int64_t n,
@@ -194,7 +195,8 @@ void norm_rows(const TensorView& x, const TensorView& weight, const TensorView& 
 
 // The columns' sums by a launch of their own.
 template <class C>
-void sum_columns(const TensorView& x, const TensorView& mean, const TensorView& rstd, const TensorView& dy, Columns to) {
+void sum_columns(const TensorView& x, const TensorView& mean, const TensorView& rstd, const TensorView& dy,
+                 Columns to) {
   const std::int64_t rows = x.size(0), n = x.size(1);
   // As many pieces as occupy a GPU; their number depends on the shape alone.
   LaunchConfig config = one_thread_each(n, x.device);
@@ -229,7 +231,8 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
   const std::int64_t rows = x.size(0), n = x.size(1);
   if (n == 0) return;
   with_row_type(x.dtype, "norm", [&]<class C>() {
-    const std::size_t sums = static_cast<std::size_t>((n + vector_length - 1) / vector_length * vector_length) * 2 * sizeof(C);
+    const std::size_t sums =
+        static_cast<std::size_t>((n + vector_length - 1) / vector_length * vector_length) * 2 * sizeof(C);
     const bool with_rows = dx && rows > 0, summing = dweight || dbias;
     const bool together = with_rows && summing && sums <= most_shared;
     if (with_rows) {
@@ -270,8 +273,7 @@ void layer_norm(TensorView x, TensorView weight, TensorView bias, TensorView y, 
   norm_rows(x, weight, bias, y, mean, rstd, eps, true);
 }
 void layer_norm_backward(TensorView x, TensorView weight, TensorView mean, TensorView rstd, TensorView dy,
-                         TensorView dx, TensorView dweight, TensorView dbias,
-                         kernel::NormAccumulate accumulate) {
+                         TensorView dx, TensorView dweight, TensorView dbias, kernel::NormAccumulate accumulate) {
   norm_rows_backward(x, weight, mean, rstd, dy, dx, dweight, dbias, accumulate);
 }
 void rms_norm(TensorView x, TensorView weight, TensorView y, TensorView rstd, double eps) {

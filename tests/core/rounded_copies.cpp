@@ -1,4 +1,4 @@
-// The 16-bit copies of parameters that autocast keeps from step to step: whoever changes a parameter, operations see it.
+// The 16-bit copies of parameters that autocast keeps: whoever changes a parameter, operations see it.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -40,6 +40,8 @@ std::vector<float> rounded(const Tensor& weight, DType dtype = DType::bf16) {
 
 TEST(RoundedCopies, AreMadeOnceWhileTheParameterStays) {
   const Tensor weight = randn({4, 4}, {.requires_grad = true}), x = randn({2, 4});
+  const auto parameters = [] { return memory_stats().current[static_cast<std::size_t>(MemoryTag::parameters)]; };
+  const std::size_t before = parameters();
   SeenWeights observer;
   const ObserverScope watching(observer);
   for (int step = 0; step < 3; ++step) {
@@ -51,6 +53,7 @@ TEST(RoundedCopies, AreMadeOnceWhileTheParameterStays) {
   EXPECT_TRUE(observer.seen[0].shares_memory_with(observer.seen[1]));
   EXPECT_TRUE(observer.seen[0].shares_memory_with(observer.seen[2]));
   EXPECT_TRUE(autocast_state().cache.empty());
+  EXPECT_GE(parameters(), before + 16 * sizeof(BFloat16)) << "what stays is no activation";
 }
 
 // Each way to change a parameter that the library offers.
@@ -146,8 +149,10 @@ TEST(RoundedCopies, OptimizersKeepThemUpToDate) {
       manual_seed(4);
       const Tensors params{randn({33, 70}, {.requires_grad = true}), randn({1, 20000}, {.requires_grad = true})};
       std::unique_ptr<optim::Optimizer> optimizer;
-      if (adam) optimizer = std::make_unique<optim::AdamW>(params, optim::AdamWOptions{.lr = 0.1});
-      else optimizer = std::make_unique<optim::SGD>(params, optim::SGDOptions{.lr = 0.1, .momentum = 0.9});
+      if (adam)
+        optimizer = std::make_unique<optim::AdamW>(params, optim::AdamWOptions{.lr = 0.1});
+      else
+        optimizer = std::make_unique<optim::SGD>(params, optim::SGDOptions{.lr = 0.1, .momentum = 0.9});
       for (int step = 0; step < 3; ++step) {
         for (Tensor param : params) {
           weight_seen(param, dtype);
@@ -160,7 +165,8 @@ TEST(RoundedCopies, OptimizersKeepThemUpToDate) {
           ASSERT_TRUE(params[i].impl()->rounded) << "given up";
           EXPECT_EQ(params[i].impl()->rounded->values.impl()->storage.get(), memory[i]);
           EXPECT_EQ(params[i].impl()->rounded->version, params[i].impl()->storage->version) << "would be cast again";
-          EXPECT_EQ(weight_seen(params[i], dtype), rounded(params[i], dtype)) << (adam ? "AdamW " : "SGD ") << to_text(dtype);
+          EXPECT_EQ(weight_seen(params[i], dtype), rounded(params[i], dtype))
+              << (adam ? "AdamW " : "SGD ") << to_text(dtype);
         }
       }
     }
