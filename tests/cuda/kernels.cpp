@@ -155,7 +155,7 @@ TEST_F(CudaKernels, NormGradientsOfAllShapes) {
   struct Case {
     std::int64_t rows, n;
   };
-  for (const auto& [rows, n] : {Case{1, 8}, {17, 24}, {300, 20}, {5000, 16}, {3, 10'000}, {3, 13'000}}) {
+  for (const auto& [rows, n] : {Case{1, 8}, {17, 24}, {300, 20}, {5000, 16}, {3, 10'000}, {3, 30'000}}) {
     const std::string what = "[" + std::to_string(rows) + ", " + std::to_string(n) + "]";
     manual_seed(11);
     const Tensors inputs{randn({rows, n}), randn({n}), randn({n})};
