@@ -63,13 +63,15 @@ struct Binary final : Op {
 
   std::string_view name() const override { return Formula::name; }
   Precision precision() const override { return Formula::precision; }
+  bool widens(std::size_t) const override { return !keeps_values; }
 
   Spec infer(Inputs in) const override {
     check_defined(name(), "a", in[0]);
     check_defined(name(), "b", in[1]);
-    check_same_dtype(name(), "a", in[0], "b", in[1]);
+    const bool mixed = !keeps_values && is_arithmetic_float(in[0].dtype()) && is_arithmetic_float(in[1].dtype());
+    if (!mixed) check_same_dtype(name(), "a", in[0], "b", in[1]);
     if (!for_integers<Formula> || !is_integer(in[0].dtype())) check_float(name(), "a", in[0]);
-    return {broadcast_shapes(in[0].shape(), in[1].shape(), name()), in[0].dtype()};
+    return {broadcast_shapes(in[0].shape(), in[1].shape(), name()), promote_types(in[0].dtype(), in[1].dtype())};
   }
 
   Tensor forward(Inputs in, Saved& saved) const override {

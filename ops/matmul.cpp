@@ -181,15 +181,14 @@ struct Linear : Op {
       const auto [dx, accumulate] = out.target(0);
       kernel::matmul(rows_dpre, weight, {}, matrix_rows(dx, weight.size(1)), {.accumulate = accumulate});
     }
-    const auto target = [&](std::size_t i) { return out.wanted(i) ? out.target(i) : Gradients::Target{}; };
-    const Gradients::Target dweight = target(1), dbias = target(2);
-    kernel::MatmulEpilogue epilogue;
-    if (dbias.tensor && !dbias.accumulate) epilogue.row_sums = dbias.tensor;  // an epilogue overwrites
+    const Gradients::Target dweight = out.wanted(1) ? out.target(1) : Gradients::Target{};
+    const Tensor dbias = out.wanted(2) ? out.late_target(2) : Tensor();
+    kernel::MatmulEpilogue epilogue{.row_sums = dbias, .gelu = {}};  // overwrites
     if (dweight.tensor) {
       kernel::matmul(transposed(rows_dpre), rows_x, {}, dweight.tensor,
                      {.accumulate = dweight.accumulate, .epilogue = &epilogue});
     }
-    if (dbias.accumulate || epilogue.row_sums) sum_linear_bias(dbias, rows_dpre);
+    if (epilogue.row_sums) sum_linear_bias({dbias, false}, rows_dpre);
   }
   Tensor reference(Inputs in) const override {
     const Tensor x = contiguous_values(in[0]), weight = contiguous_values(in[1]);

@@ -31,6 +31,7 @@ class Collected final : public Gradients {
     return {gradients.at(i), false};
   }
   Target sum_target(std::size_t i) override { return target(i); }
+  Tensor late_target(std::size_t i) override { return target(i).tensor; }
   Tensors gradients;
 
  private:

@@ -18,6 +18,7 @@ namespace binade {
 
 namespace {
 
+bool is_wide(DType dtype) { return dtype == DType::f32 || dtype == DType::f64; }
 bool sole_owner(const Tensor& x) { return x.shared_impl().use_count() == 1 && x.impl()->storage.use_count() == 1; }
 
 // sum += gradient, where `sum` may be undefined or shared with others. Returns the gradient in `dtype`.
@@ -56,6 +57,10 @@ void add_to_leaf(TensorImpl& leaf, const Tensor& gradient) {
     kernel::copy(gradient, grad);
   }
 }
+
+struct LateSum {  // grad += gradient, at the end of the pass
+  Tensor grad, gradient;
+};
 
 struct PassesInProgress {  // of one thread
   int depth = 0;  // above 1 inside checkpoint's backward
@@ -99,6 +104,7 @@ class Pass {
       ready_.pop();
       step(*node);
     }
+    add_late();
   }
 
   // A pass that fails half-way must not leave its sums to the next one.
@@ -110,7 +116,7 @@ class Pass {
  private:
   class Delivery final : public Gradients {
    public:
-    explicit Delivery(const Node& node) : node_(node) {}
+    Delivery(const Node& node, std::vector<LateSum>& late) : node_(node), late_(late) {}
     bool wanted(std::size_t i) const override { return static_cast<bool>(node_.edges.at(i)); }
     void put(std::size_t i, const Tensor& gradient) override {
       const Edge& edge = node_.edges.at(i);
@@ -127,7 +133,7 @@ class Pass {
     Target target(std::size_t i) override {
       const Edge& edge = node_.edges.at(i);
       // A kernel writes f32, or its operands' dtype; a 16-bit leaf may be neither.
-      if (edge.leaf && edge.leaf->dtype != DType::f16 && edge.leaf->dtype != DType::bf16) {
+      if (edge.leaf && is_wide(edge.leaf->dtype)) {
         const Target target = leaf_target(*edge.leaf);
         note(i, target.tensor, target.accumulate);
         return target;
@@ -138,6 +144,18 @@ class Pass {
       Tensor fresh = empty({edge.input.shape, view_of_leaf ? edge.node->output.dtype : edge.input.dtype}, node_.device);
       pending_.emplace_back(i, fresh);
       return {fresh, false};
+    }
+    Tensor late_target(std::size_t i) override {
+      const Edge& edge = node_.edges.at(i);
+      const bool adds = edge.leaf && edge.leaf->grad && !edge.leaf->grad_stale && is_wide(edge.leaf->dtype);
+      if (!adds) return target(i).tensor;
+      const Tensor fresh = empty({edge.input.shape, edge.leaf->dtype}, node_.device);
+      if (observed_ || !edge.leaf->hooks.empty()) {
+        pending_.emplace_back(i, fresh);
+      } else {
+        late_.push_back({leaf_target(*edge.leaf).tensor, fresh});
+      }
+      return fresh;
     }
     Target sum_target(std::size_t i) override {
       const Edge& edge = node_.edges.at(i);
@@ -166,6 +184,7 @@ class Pass {
     }
 
     const Node& node_;
+    std::vector<LateSum>& late_;
     const bool observed_ = !detail::observers().empty();
     std::vector<DeliveredGradient> delivered_;
     std::vector<std::pair<std::size_t, Tensor>> pending_;
@@ -202,7 +221,7 @@ class Pass {
       for (const auto& hook : node.hooks)
         if (Tensor replaced = hook(dy)) dy = replaced;
       for (Observer* observer : detail::observers()) observer->on_backward(*node.op, dy);
-      Delivery delivery(node);
+      Delivery delivery(node, late_);
       node.op->backward(node.saved, dy, delivery);
       delivery.finish(dy);
     }
@@ -215,6 +234,25 @@ class Pass {
     }
   }
 
+  // Short gradients of leaves that nobody watches, all at once.
+  void add_late() {
+    std::vector<kernel::SumItem> items;
+    const auto add = [&] {
+      if (!items.empty()) kernel::add_all(items);
+      items.clear();
+    };
+    for (const LateSum& sum : late_) {
+      const kernel::SumItem next{sum.gradient, sum.grad};
+      // One call is for one device, and adds to each target once.
+      const bool apart = std::ranges::any_of(items, [&](const kernel::SumItem& item) {
+        return item.y.device != next.y.device || item.y.data == next.y.data;
+      });
+      if (apart) add();
+      items.push_back(next);
+    }
+    add();
+  }
+
   static void leaf_done(const std::shared_ptr<TensorImpl>& leaf) {
     if (!leaf->grad || leaf->grad_stale) return;
     for (const auto& hook : leaf->hooks)
@@ -224,6 +262,7 @@ class Pass {
   }
 
   bool retain_;
+  std::vector<LateSum> late_;
   std::priority_queue<Node*, std::vector<Node*>, NewestLast> ready_;
   std::unordered_map<Node*, std::shared_ptr<Node>> keep_;
   std::vector<TensorImpl*> leaves_;

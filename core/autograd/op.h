@@ -51,6 +51,9 @@ class Gradients {
   // As target(), but in the dtype of the input, and it may be the sum of what later operations delivered to that input:
   // for kernels that add at no cost.
   virtual Target sum_target(std::size_t input) = 0;
+  // As target(), but always to be overwritten: the engine adds it to what is there, together with others of the pass.
+  // For short gradients of kernels that cannot add.
+  virtual Tensor late_target(std::size_t input) = 0;
  protected:
   ~Gradients() = default;
 };
@@ -64,6 +67,8 @@ struct Op {
   virtual void backward(const Saved& saved, const Tensor& dy, Gradients& out) const = 0;
   // Whether Precision::widest promotes this input too (where's condition stays bool).
   virtual bool promotes(std::size_t /*input*/) const { return true; }
+  // Whether forward reads this input in any dtype that the promoted one holds exactly: it is then not cast.
+  virtual bool widens(std::size_t /*input*/) const { return false; }
   // Whether the result is recorded though no input requires gradients (checkpoint: parameters are captured).
   virtual bool always_recorded() const { return false; }
   // Whether forward changes more than its result (running statistics), so that it must not run a second time.

@@ -6,6 +6,7 @@
 #include "binade/core/autograd/node.h"
 #include "binade/core/autograd/observer.h"
 #include "binade/core/autograd/op.h"
+#include "binade/core/autograd/rounded_copy.h"
 #include "binade/core/tensor/grad_mode.h"
 
 namespace binade {
@@ -47,11 +48,13 @@ std::optional<DType> wanted_dtype(const Op& op, Inputs in) {
   return with_dims ? with_dims : zero_dim;
 }
 
-// An FP32 leaf used by several operations in one autocast region is cast once.
+// An FP32 leaf is cast once and its copy kept while it stays what it is; where that cannot be known, it is cast once in
+// an autocast region.
 Tensor cast_through_cache(const Tensor& x, DType dtype) {
   AutocastState& autocast = autocast_state();
   if (!autocast.on || dtype != autocast.dtype || !x.requires_grad() || !x.is_leaf() || x.dtype() != DType::f32)
     return cast_values(x, dtype);
+  if (const Tensor kept = rounded_copy(x, dtype)) return kept;
   AutocastState::CachedCast& entry = autocast.cache[x.impl()];
   const std::uint64_t version = x.impl()->storage->version;
   if (!entry.cast || entry.version != version || entry.cast.dtype() != dtype)
@@ -63,9 +66,11 @@ void cast_inputs(const Op& op, Tensors& in) {
   const std::optional<DType> dtype = wanted_dtype(op, in);
   if (!dtype) return;
   const bool promoting = op.precision() == Precision::widest;
+  const auto fits = [&](DType x) { return is_arithmetic_float(x) && promote_types(x, *dtype) == *dtype; };
   for (std::size_t i = 0; i < in.size(); ++i) {
     Tensor& x = in[i];
     if (!x || x.dtype() == *dtype || (promoting ? !op.promotes(i) : !autocast_touches(x.dtype()))) continue;
+    if (promoting && op.widens(i) && fits(x.dtype())) continue;
     x = cast_through_cache(x, *dtype);
   }
 }

@@ -1,5 +1,7 @@
 #include "binade/core/backend/graphed_step.h"
 
+#include <atomic>
+
 #include "binade/core/backend/caching_allocator.h"
 #include "binade/core/backend/plugin.h"
 #include "binade/core/base/random.h"
@@ -9,6 +11,15 @@ namespace binade::cuda {
 
 namespace {
 
+std::atomic<int> recordings{0};
+std::atomic<std::uint64_t> replays{0};
+struct RecordingScope {
+  RecordingScope() { ++recordings; }
+  ~RecordingScope() { --recordings; }
+  RecordingScope(const RecordingScope&) = delete;
+  RecordingScope& operator=(const RecordingScope&) = delete;
+};
+
 Tensors detached(const Tensors& results) {
   Tensors all;
   for (const Tensor& x : results) all.push_back(x ? x.detach() : x);
@@ -16,6 +27,9 @@ Tensors detached(const Tensors& results) {
 }
 
 }  // namespace
+
+bool recording_step() { return recordings.load(std::memory_order_relaxed) > 0; }
+std::uint64_t replayed_steps() { return replays.load(std::memory_order_relaxed); }
 
 // A graph, and the memory that is its own.
 struct GraphedStep::Recording {
@@ -78,6 +92,7 @@ Tensors GraphedStep::run_eagerly() {
 // Runs the function while its kernels are recorded instead of run. The random stream is left where it was.
 void GraphedStep::record() {
   const PhiloxState start = random_state();
+  const RecordingScope scope;
   recording_ = std::make_unique<Recording>(options_.device.index);
   Recording& r = *recording_;
   try {
@@ -106,6 +121,7 @@ Tensors GraphedStep::operator()(const Tensors& inputs) {
   if (!captured()) record();
   Recording& r = *recording_;
   PhiloxState now = random_state();
+  ++replays;
   r.backend.replay(r.graph, r.device, {now.seed, now.offset - r.first_draw});
   now.offset += r.draws;
   if (r.draws > 0) set_random_state(now);

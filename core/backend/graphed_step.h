@@ -8,6 +8,10 @@
 
 namespace binade::cuda {
 
+// What keeps a note of tensors' values must know: a replay changes tensors without counting their versions up.
+bool recording_step();           // whether a step is being recorded, on any thread
+std::uint64_t replayed_steps();  // so far, in this process
+
 struct GraphedStepOptions {
   Device device = default_device();
   int warm_up = 2;  // calls that run eagerly first, at least 1: what the step allocates for good exists afterwards

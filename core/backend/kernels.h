@@ -179,6 +179,11 @@ inline KernelSlot<void(std::span<const GradItem>, TensorView norm)> global_norm{
 // grad *= min(1, max_norm / (*norm + 1e-6))
 inline KernelSlot<void(std::span<const GradItem>, TensorView norm, double max_norm)> clip_by_norm{"clip_by_norm"};
 inline KernelSlot<void(std::span<const GradItem>, double limit)> clip_by_value{"clip_by_value"};
+struct SumItem {  // of one shape
+  TensorView x, y;
+  TensorView where() const { return y; }
+};
+inline KernelSlot<void(std::span<const SumItem>)> add_all{"add_all"};  // y += x, any arithmetic floats; no y twice
 
 struct OptimizerItem {  // one parameter
   TensorView param, grad;
@@ -187,6 +192,7 @@ struct OptimizerItem {  // one parameter
                              // copy's rounding, it was changed from outside, and the copy takes its value.
   TensorView step;           // i64, one element: updates done; counted up unless skipped
   std::uint64_t first_word;  // of a stochastic rounding's draw: element i uses word first_word + i
+  TensorView rounded = {};   // of an f32 parameter, written with it: its rounding to f16 or bf16; or absent
   TensorView where() const { return param; }
 };
 struct Rounding {  // of an updated 16-bit parameter

@@ -5,6 +5,7 @@
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/transfer.h"
+#include "binade/core/tensor/tensor_impl.h"
 
 namespace binade {
 
@@ -213,6 +214,7 @@ void check_data_access(const Tensor& x, DType as) {
   check(x.dtype() == as, "data: the tensor holds ", x.dtype(), ", asked for ", as);
   check(x.device().type == DeviceType::cpu, "data: direct access needs a CPU tensor, got ", to_text(x.device()));
   check(x.is_contiguous(), "data: direct access needs a contiguous tensor; call contiguous() first");
+  x.impl()->storage->exposed = true;
 }
 
 }  // namespace detail

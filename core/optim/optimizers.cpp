@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "binade/core/autograd/rounded_copy.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/core/base/random.h"
 #include "binade/core/tensor/tensor_impl.h"
@@ -55,7 +56,8 @@ void SGD::update(const Tensor& skip) {
   for_each_grad([&](const ParamGroup& group, const Tensor& param, std::size_t index) {
     const State& state = state_of(index, param);
     const Tensor buffer = state.tensors.empty() ? Tensor() : state.tensors[0];
-    batch_of(batches, group).items.push_back({param, param.grad(), buffer, {}, state.master, state.step, word});
+    const Tensor rounded = rounded_copy_to_update(param);
+    batch_of(batches, group).items.push_back({param, param.grad(), buffer, {}, state.master, state.step, word, rounded});
     word += static_cast<std::uint64_t>(param.numel());
     bump_version(param);
   });
@@ -68,6 +70,7 @@ void SGD::update(const Tensor& skip) {
                  .nesterov = options_.nesterov,
                  .rounding = rounding},
                 skip);
+  for_each_grad([](const ParamGroup&, const Tensor& param, std::size_t) { rounded_copy_updated(param); });
 }
 
 Adam::Adam(std::vector<ParamGroup> groups, AdamOptions options, bool decoupled)
@@ -88,8 +91,9 @@ void Adam::update(const Tensor& skip) {
   std::uint64_t word = 0;
   for_each_grad([&](const ParamGroup& group, const Tensor& param, std::size_t index) {
     const State& state = state_of(index, param);
+    const Tensor rounded = rounded_copy_to_update(param);
     batch_of(batches, group)
-        .items.push_back({param, param.grad(), state.tensors[0], state.tensors[1], state.master, state.step, word});
+        .items.push_back({param, param.grad(), state.tensors[0], state.tensors[1], state.master, state.step, word, rounded});
     word += static_cast<std::uint64_t>(param.numel());
     bump_version(param);
   });
@@ -103,6 +107,7 @@ void Adam::update(const Tensor& skip) {
                   .decoupled = decoupled_,
                   .rounding = rounding},
                  skip);
+  for_each_grad([](const ParamGroup&, const Tensor& param, std::size_t) { rounded_copy_updated(param); });
 }
 
 static AdamOptions adam_options(const AdamWOptions& o) {

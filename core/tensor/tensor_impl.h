@@ -11,12 +11,14 @@ namespace binade {
 
 struct Node;      // core/autograd/node.h
 struct PathName;  // core/autograd/module_path.h
+struct RoundedCopy;  // core/autograd/rounded_copy.h
 
 struct Storage {  // memory shared by a tensor and its views; returned to its allocator at the end
   std::byte* data = nullptr;
   std::size_t bytes = 0;
   Device device;
   std::uint64_t version = 0;  // counts in-place changes
+  std::atomic<bool> exposed = false;  // data() gave out its address: it may change without being counted
   Storage(std::size_t bytes, Device device);
   ~Storage();
   Storage(const Storage&) = delete;
@@ -35,6 +37,7 @@ struct TensorImpl {
   Tensor grad;                     // leaves only
   bool grad_stale = false;         // zero_grad() was called: the next accumulation overwrites
   std::vector<std::function<Tensor(const Tensor&)>> hooks;
+  std::shared_ptr<RoundedCopy> rounded;  // f32 leaves: what autocast computes with
   std::shared_ptr<const PathName> name;  // a parameter's place in its model
   std::int64_t pending_uses = 0;  // backward's count of contributions still to come (leaves)
 };

@@ -7,14 +7,14 @@
 
 namespace binade::cuda {
 
-// For all threads of the block, once its part is written: whether the others, gridDim.y in all, have arrived before.
-// Each group counts in a word of its own (arrivals_of()), which is 0 again afterwards. `last` is shared memory.
-__device__ __forceinline__ bool last_to_arrive(unsigned* arrivals, bool* last) {
-  if (gridDim.y == 1) return true;
+// For all threads of the block, once its part is written: whether the others of its group, `count` in all, have arrived
+// before. Each group counts in a word of its own (arrivals_of()), which is 0 again afterwards. `last` is shared memory.
+__device__ __forceinline__ bool last_to_arrive(unsigned* arrivals, unsigned count, bool* last) {
+  if (count == 1) return true;
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();  // the block's part before its arrival
-    *last = atomicInc(arrivals, gridDim.y - 1) == gridDim.y - 1;
+    *last = atomicInc(arrivals, count - 1) == count - 1;
     __threadfence();  // the others' arrivals before their parts
   }
   __syncthreads();

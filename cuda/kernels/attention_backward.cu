@@ -1,7 +1,7 @@
-// Attention, backward. Probabilities are formed again from the saved logsumexp. One kernel owns queries and sums dq
-// over the keys, the same one owning keys sums dk and dv over the queries of its heads in order: no atomics, the same
-// bits each time. With P the probabilities and delta = sum_c do o: dS = P (do v^T - delta) scale, dq = dS k, dk = dS^T
-// q, dv = P^T do; dropout multiplies P and do v^T.
+// Attention, backward. Probabilities are formed again from the saved logsumexp. One kernel owns queries, leaves their
+// delta and sums dq over the keys; then the same one owning keys sums dk and dv over the queries of its heads in order:
+// no atomics, the same bits each time. With P the probabilities and delta = sum_c do o: dS = P (do v^T - delta) scale,
+// dq = dS k, dk = dS^T q, dv = P^T do; dropout multiplies P and do v^T.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include "binade/core/backend/memory.h"
@@ -16,7 +16,17 @@ namespace {
 template <class C, int D>
 using Tiles = AttentionTiles<C, D, std::is_same_v<C, double> ? 1 : (D > 128 ? 2 : 4), (D > 128 ? 1 : 2)>;
 
-// delta [batch, heads, time_q] contiguous; one warp per query.
+// delta of query i, for all threads of a warp.
+template <class C>
+__device__ __forceinline__ C delta_of_query(const Span& o, std::int64_t o_row, const Span& d_o, std::int64_t do_row,
+                                            int d) {
+  C sum = 0;
+  for (int c = static_cast<int>(threadIdx.x % 32); c < d; c += 32)
+    sum = fma(o.get<C, Formats::arithmetic>(o_row + c), d_o.get<C, Formats::arithmetic>(do_row + c), sum);
+  return reduce_warp(sum, Plus());
+}
+
+// delta [batch, heads, time_q] contiguous, where dq is not wanted; one warp per query.
 template <class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks)
     attention_delta_kernel(HeadRows o, HeadRows d_o, C* delta, std::int64_t heads, std::int64_t time, int d,
@@ -24,12 +34,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   const std::int64_t row = global_thread() / 32;
   if (row >= rows) return;  // whole warps
   const std::int64_t i = row % time, head = row / time % heads, batch = row / time / heads;
-  const Span o_head = o.of_head(batch, head), do_head = d_o.of_head(batch, head);
-  C sum = 0;
-  for (int c = static_cast<int>(threadIdx.x % 32); c < d; c += 32)
-    sum = fma(o_head.get<C, Formats::arithmetic>(i * o.strides[2] + c),
-              do_head.get<C, Formats::arithmetic>(i * d_o.strides[2] + c), sum);
-  sum = reduce_warp(sum, Plus());
+  const C sum =
+      delta_of_query<C>(o.of_head(batch, head), i * o.strides[2], d_o.of_head(batch, head), i * d_o.strides[2], d);
   if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
 
@@ -38,16 +44,16 @@ struct AttentionSide {
   HeadRows first, second;
 };
 struct AttentionStatistics {
-  HeadRows lse;       // [batch, heads, time_q]
-  const void* delta;  // C, the same, contiguous
+  HeadRows lse;  // [batch, heads, time_q]
+  void* delta;   // C, the same, contiguous: the queries' side writes it, the keys' side reads it
 };
 
 // Block: (batch, head of the own side, tile of the own side). `keys`: whether that is the keys' side; it has a second
-// gradient, dv.
+// gradient, dv, where the queries' side reads o.
 template <class C, int D, bool keys>
 __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
     attention_backward_kernel(AttentionShape s, AttentionSide own, AttentionSide other, AttentionStatistics statistics,
-                              HeadRows d_first, HeadRows d_second, std::int64_t tiles) {
+                              HeadRows d_first, HeadRows dv_or_o, std::int64_t tiles) {
   using T = Tiles<C, D>;
   constexpr int rows = T::own / T::thread_rows, columns = T::other / T::thread_columns;
   DYN_SHARED(C, memory);
@@ -57,6 +63,7 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
   C* const other_second = other_first + T::other * T::pitch;
   C* const shared_gradients = other_second + T::other * T::pitch;
   C* const shared_probabilities = shared_gradients + T::own * T::score_pitch;  // keys only
+  C* const own_delta = shared_probabilities;                                   // queries only
 
   const std::int64_t own_heads = keys ? s.kv_heads : s.heads, group = s.heads / s.kv_heads;
   const std::int64_t own_time = keys ? s.time_k : s.time_q, other_time = keys ? s.time_q : s.time_k;
@@ -65,6 +72,15 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
   const std::int64_t stop = start + T::own < own_time ? start + T::own : own_time;
   T::load(own_first, T::own, own.first, own.first.of_head(batch, own_head), start, own_time, s, s.tf32);
   T::load(own_second, T::own, own.second, own.second.of_head(batch, own_head), start, own_time, s, s.tf32);
+
+  if constexpr (!keys) {
+    const Span o_head = dv_or_o.of_head(batch, own_head), do_head = own.second.of_head(batch, own_head);
+    C* const delta = static_cast<C*>(statistics.delta) + (batch * s.heads + own_head) * s.time_q;
+    for (std::int64_t i = start + threadIdx.x / 32; i < stop; i += T::threads / 32) {
+      const C sum = delta_of_query<C>(o_head, i * dv_or_o.strides[2], do_head, i * own.second.strides[2], s.d);
+      if (threadIdx.x % 32 == 0) delta[i] = own_delta[i - start] = sum;
+    }
+  }
 
   // With a causal mask, keys from `start` are seen by queries from there on.
   const std::int64_t begin = keys && s.causal ? start / T::other * T::other : 0;
@@ -94,7 +110,8 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
             const C lse = lse_rows[query * statistics.lse.strides[2]];
             const C factor = T::dropout_factor(s, kept, i, j);
             p = lse == -std::numeric_limits<C>::infinity() ? C(0) : exp(score - lse);
-            d_score = p * (gradients[i][j] * factor - delta[query]) * static_cast<C>(s.scale);
+            const C query_delta = keys ? delta[query] : own_delta[T::row() + i];
+            d_score = p * (gradients[i][j] * factor - query_delta) * static_cast<C>(s.scale);
             p *= factor;
           }
           probabilities[i][j] = p;
@@ -110,23 +127,23 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
   }
   __syncthreads();  // where the other side is empty nothing was waited for yet
   if (d_first.data) T::store(first_sums, own_first, d_first, d_first.of_head(batch, own_head), start, own_time, s.d);
-  if (keys && d_second.data)
-    T::store(second_sums, own_second, d_second, d_second.of_head(batch, own_head), start, own_time, s.d);
+  if (keys && dv_or_o.data)
+    T::store(second_sums, own_second, dv_or_o, dv_or_o.of_head(batch, own_head), start, own_time, s.d);
 }
 
 template <class C, int D, bool keys>
 void run(const AttentionShape& s, const AttentionSide& own, const AttentionSide& other,
-         const AttentionStatistics& statistics, const TensorView& d_first, const TensorView& d_second,
+         const AttentionStatistics& statistics, const TensorView& d_first, const TensorView& dv_or_o,
          const TensorView& like) {
   using T = Tiles<C, D>;
-  if ((!d_first && !d_second) || like.numel() == 0) return;
+  if ((!d_first && !(keys && dv_or_o)) || like.numel() == 0) return;
   const std::int64_t tiles = (like.size(2) + T::own - 1) / T::own;
-  const std::size_t shared =
-      sizeof(C) * (2 * (T::own + T::other) * T::pitch + (keys ? 2 : 1) * T::own * T::score_pitch);
+  const std::size_t shared = sizeof(C) * (2 * (T::own + T::other) * T::pitch + T::own * T::score_pitch +
+                                          (keys ? T::own * T::score_pitch : T::own));
   const LaunchConfig config{dim3(static_cast<unsigned>(like.size(0) * like.size(1) * tiles)), dim3(T::threads), shared,
                             stream_of(like.device)};
   launch(config, attention_backward_kernel<C, D, keys>, s, own, other, statistics, head_rows(d_first),
-         head_rows(d_second), tiles);
+         head_rows(dv_or_o), tiles);
 }
 
 }  // namespace
@@ -139,11 +156,13 @@ void own_attention_backward(TensorView q, TensorView k, TensorView v, TensorView
     const AttentionShape s = attention_shape(q, k, mask, options);
     const std::int64_t rows = q.size(0) * s.heads * s.time_q;
     const Scratch delta(static_cast<std::size_t>(rows) * sizeof(C), q.device);
-    launch(one_thread_each(rows * 32, q.device), attention_delta_kernel<C>, head_rows(o), head_rows(d_o), delta.as<C>(),
-           s.heads, s.time_q, s.d, rows);
+    if (!dq) {
+      launch(one_thread_each(rows * 32, q.device), attention_delta_kernel<C>, head_rows(o), head_rows(d_o),
+             delta.as<C>(), s.heads, s.time_q, s.d, rows);
+    }
     const AttentionSide queries{head_rows(q), head_rows(d_o)}, keys{head_rows(k), head_rows(v)};
     const AttentionStatistics statistics{head_rows(lse), delta.as<void>()};
-    run<C, D, false>(s, queries, keys, statistics, dq, {}, q);
+    run<C, D, false>(s, queries, keys, statistics, dq, o, q);
     run<C, D, true>(s, keys, queries, statistics, dk, dv, k);
   });
 }

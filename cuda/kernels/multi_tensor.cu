@@ -1,4 +1,4 @@
-// Many gradients at once: unscale, global norm, clipping. One pass over memory.
+// Many gradients at once: unscale, global norm, clipping, sums. One pass over memory.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include <cmath>
@@ -74,6 +74,21 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) clip_by_value_
   change_chunk<C>(gradients, [&](C g) { return g > limit ? limit : g < -limit ? -limit : g; });
 }
 
+struct Summand {
+  Span x, y;
+  std::int64_t count;
+};
+constexpr int sums_per_launch = 10;
+using Summands = ItemTable<Summand, sums_per_launch>;
+template <class C>
+__global__ void __launch_bounds__(block_threads, resident_blocks) add_all_kernel(Summands sums) {
+  const Chunk chunk = chunk_of_block(sums);
+  const Summand& item = sums.items[chunk.item];
+  const Spans<2> in{{item.x.from(chunk.begin), item.y.from(chunk.begin)}};
+  for_elements<C>(in, Spans<1>{{in.of[1]}}, chunk.size, can_use_vectors<C>(in), threadIdx.x, blockDim.x,
+                  [](std::int64_t, const C* x, C* y) { y[0] = x[1] + x[0]; });
+}
+
 // run.template operator()<C>(gradients) with the gradients whose arithmetic is done in C = float, then double.
 template <class Run>
 void by_compute_type(std::span<const kernel::GradItem> items, const char* what, const Run& run) {
@@ -128,6 +143,24 @@ void clip_by_value(std::span<const kernel::GradItem> items, double limit) {
   });
 }
 
+void add_all(std::span<const kernel::SumItem> items) {
+  const Device device = device_of(items);
+  std::vector<Summand> single, wide;
+  for (const kernel::SumItem& item : items) {
+    check(is_arithmetic_float(item.x.dtype) && is_arithmetic_float(item.y.dtype),
+          "add_all: expected f64, f32, f16 or bf16, got ", item.x.dtype, " and ", item.y.dtype);
+    (item.y.dtype == DType::f64 || item.x.dtype == DType::f64 ? wide : single)
+        .push_back({span_of(item.x), span_of(item.y), item.y.numel()});
+  }
+  const auto run = [&]<class C>(const std::vector<Summand>& sums) {
+    for_tables<sums_per_launch>(sums, device, [&](const Summands& table, const LaunchConfig& config, std::size_t) {
+      launch(config, add_all_kernel<C>, table);
+    });
+  };
+  run.template operator()<float>(single);
+  run.template operator()<double>(wide);
+}
+
 }  // namespace
 
 void provide_multi_tensor();
@@ -136,6 +169,7 @@ void provide_multi_tensor() {
   kernel::global_norm.provide(DeviceType::cuda, global_norm);
   kernel::clip_by_norm.provide(DeviceType::cuda, clip_by_norm);
   kernel::clip_by_value.provide(DeviceType::cuda, clip_by_value);
+  kernel::add_all.provide(DeviceType::cuda, add_all);
 }
 
 }  // namespace binade::cuda

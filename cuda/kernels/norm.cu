@@ -1,5 +1,6 @@
 // layer_norm and rms_norm with gradients. With xhat = (x - mean) rstd and g = dy weight, both have
-// dx = rstd (g - mean(g) - xhat mean(g xhat)), without the first mean for rms_norm. One block per row.
+// dx = rstd (g - mean(g) - xhat mean(g xhat)), without the first mean for rms_norm. A row is read by one block, which
+// in backward also sums dy xhat and dy, the gradients of weight and bias, over its rows.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include <optional>
@@ -37,28 +38,99 @@ __global__ void norm_kernel(Rows<1, 1> rows, Span weight, Span bias, C* mean, C*
   if (rstd) rstd[blockIdx.x] = s;
 }
 
-// rows: in x, dy; out dx, which is added to what is there where `accumulate`.
+// Blocks' sums over their rows become the gradients of weight and bias, each absent or [n]: the last block of a group
+// adds up the group, the last of these the groups, in order.
 template <class C>
-__global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean, const C* rstd, bool accumulate) {
+struct BlockSums {
+  Span dweight, dbias;
+  bool accumulate = false;
+  unsigned group = 1;            // blocks
+  C* blocks = nullptr;           // [gridDim.x, 2, n], or null: no such gradients
+  double* groups = nullptr;      // [groups, 2, n]
+  unsigned* arrivals = nullptr;  // of each group, and of all groups
+};
+__device__ __forceinline__ void finish_column(const Span& out, double total, std::int64_t j, bool accumulate) {
+  if (out) out.set(j, accumulate ? out.get<double>(j) + total : total);
+}
+// body(j, sum of dy xhat, sum of dy) over `count` parts [2, n].
+template <class T, class Body>
+__device__ __forceinline__ void add_up(const T* parts, unsigned count, std::int64_t n, const Body& body) {
+  for (std::int64_t j = threadIdx.x; j < n; j += blockDim.x) {
+    double weight_total = 0, bias_total = 0;
+    for (unsigned p = 0; p < count; ++p) {
+      weight_total += static_cast<double>(parts[2 * p * n + j]);
+      bias_total += static_cast<double>(parts[(2 * p + 1) * n + j]);
+    }
+    body(j, weight_total, bias_total);
+  }
+}
+template <class C>
+__device__ void combine_block_sums(const BlockSums<C>& to, std::int64_t n, bool* last) {
+  const unsigned group = blockIdx.x / to.group, groups = (gridDim.x + to.group - 1) / to.group;
+  const unsigned first = group * to.group, members = gridDim.x - first < to.group ? gridDim.x - first : to.group;
+  if (!last_to_arrive(to.arrivals + group, members, last)) return;
+  const auto finish = [&](std::int64_t j, double weight_total, double bias_total) {
+    finish_column(to.dweight, weight_total, j, to.accumulate);
+    finish_column(to.dbias, bias_total, j, to.accumulate);
+  };
+  const C* const blocks = to.blocks + 2 * first * n;
+  if (groups == 1) return add_up(blocks, members, n, finish);
+  add_up(blocks, members, n, [&](std::int64_t j, double weight_total, double bias_total) {
+    to.groups[2 * group * n + j] = weight_total;
+    to.groups[(2 * group + 1) * n + j] = bias_total;
+  });
+  if (last_to_arrive(to.arrivals + groups, groups, last)) add_up(to.groups, groups, n, finish);
+}
+
+// rows: in x, dy; out dx, which is added to what is there where `accumulate`. A block has `block_rows` rows, at most
+// 16: so many are summed in C.
+template <class C>
+__global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean, const C* rstd, bool accumulate,
+                                     std::int64_t block_rows, BlockSums<C> to) {
   SHARED(double, shared, max_warps);
-  const Rows<2, 1> row = rows.of_block();
-  const Rows<4, 1> all{{row.in.of[0], row.in.of[1], weight, accumulate ? row.out.of[0] : Span{}},
-                       {row.out.of[0]}, rows.rows, rows.n, rows.vectors};
-  const C m = mean ? mean[blockIdx.x] : C(0), s = rstd[blockIdx.x];
+  SHARED1(bool, last_block);
+  DYN_SHARED(C, sums);  // of dy xhat, then of dy; a thread adds to its own columns
+  const std::int64_t first = blockIdx.x * block_rows;
+  const std::int64_t stop = first + block_rows < rows.rows ? first + block_rows : rows.rows;
+  // Side by side are the columns of a vector's neighbours, which neighbouring threads add to at the same time.
+  const std::int64_t vectors = (rows.n + vector_length - 1) / vector_length;
+  const auto place = [&](std::int64_t j) { return rows.vectors ? j % vector_length * vectors + j / vector_length : j; };
+  C* const bias_sums = sums + vectors * vector_length;
   const double n = static_cast<double>(rows.n);
-  C sum_g = 0, sum_g_xhat = 0;
-  all.read<C>([&](std::int64_t, const C* x) {
-    const C g = weight ? x[1] * x[2] : x[1];
-    sum_g += g;
-    sum_g_xhat += g * ((x[0] - m) * s);
-  });
-  const double all_g = reduce_block(static_cast<double>(sum_g), shared, Plus());
-  const double all_g_xhat = reduce_block(static_cast<double>(sum_g_xhat), shared, Plus());
-  const C c1 = mean ? static_cast<C>(all_g / n) : C(0), c2 = static_cast<C>(all_g_xhat / n);
-  all.for_each<C>([&](std::int64_t, const C* x, C* dx) {
-    const C g = weight ? x[1] * x[2] : x[1];
-    dx[0] = s * (g - c1 - (x[0] - m) * s * c2) + x[3];
-  });
+  for (std::int64_t r = first; r < stop; ++r) {
+    const Rows<2, 1> row = rows.row(r);
+    const Rows<4, 1> all{{row.in.of[0], row.in.of[1], weight, accumulate ? row.out.of[0] : Span{}},
+                         {row.out.of[0]},
+                         rows.rows,
+                         rows.n,
+                         rows.vectors};
+    const C m = mean ? mean[r] : C(0), s = rstd[r];
+    C sum_g = 0, sum_g_xhat = 0;
+    all.template read<C>([&](std::int64_t, const C* x) {
+      const C g = weight ? x[1] * x[2] : x[1];
+      sum_g += g;
+      sum_g_xhat += g * ((x[0] - m) * s);
+    });
+    const double all_g = reduce_block(static_cast<double>(sum_g), shared, Plus());
+    const double all_g_xhat = reduce_block(static_cast<double>(sum_g_xhat), shared, Plus());
+    const C c1 = mean ? static_cast<C>(all_g / n) : C(0), c2 = static_cast<C>(all_g_xhat / n);
+    all.template for_each<C>([&](std::int64_t j, const C* x, C* dx) {
+      const C g = weight ? x[1] * x[2] : x[1], xhat = (x[0] - m) * s;
+      dx[0] = s * (g - c1 - xhat * c2) + x[3];
+      if (!to.blocks) return;
+      const std::int64_t at = place(j);
+      sums[at] = (r == first ? C(0) : sums[at]) + x[1] * xhat;
+      bias_sums[at] = (r == first ? C(0) : bias_sums[at]) + x[1];
+    });
+  }
+  if (!to.blocks) return;
+  __syncthreads();
+  C* const mine = to.blocks + 2 * blockIdx.x * rows.n;
+  for (std::int64_t j = threadIdx.x; j < rows.n; j += blockDim.x) {
+    mine[j] = sums[place(j)];
+    mine[rows.n + j] = bias_sums[place(j)];
+  }
+  combine_block_sums(to, rows.n, &last_block);
 }
 
 struct Columns {  // the gradients of weight and bias, each absent or [n]
@@ -67,15 +139,14 @@ struct Columns {  // the gradients of weight and bias, each absent or [n]
   double *weight_parts = nullptr, *bias_parts = nullptr;  // [gridDim.y, n]
   unsigned* arrivals = nullptr;
 };
-__device__ void finish_column(const Span& out, const double* parts, std::int64_t n, std::int64_t j, bool accumulate) {
-  if (!out) return;
+__device__ __forceinline__ double add_up_column(const double* parts, std::int64_t n, std::int64_t j) {
   double total = 0;
   for (unsigned p = 0; p < gridDim.y; ++p) total += parts[p * n + j];
-  out.set(j, accumulate ? out.get<double>(j) + total : total);
+  return total;
 }
 
-// The columns' sums of dy xhat and dy: one thread per column and piece of the rows (block's y), at most 16 rows in C
-// before they join a double.
+// The columns' sums alone, where dx is not wanted or rows are too long for shared memory: one thread per column and
+// piece of the rows (block's y), at most 16 rows in C before they join a double.
 template <class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks)
     norm_columns_kernel(Span x, Span dy, const C* mean, const C* rstd, Columns to, std::int64_t rows, std::int64_t n,
@@ -99,9 +170,9 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
     to.weight_parts[blockIdx.y * n + j] = weight_total;
     to.bias_parts[blockIdx.y * n + j] = bias_total;
   }
-  if (!last_to_arrive(to.arrivals + blockIdx.x, &last_block) || j >= n) return;
-  finish_column(to.dweight, to.weight_parts, n, j, to.accumulate);
-  finish_column(to.dbias, to.bias_parts, n, j, to.accumulate);
+  if (!last_to_arrive(to.arrivals + blockIdx.x, gridDim.y, &last_block) || j >= n) return;
+  finish_column(to.dweight, add_up_column(to.weight_parts, n, j), j, to.accumulate);
+  finish_column(to.dbias, add_up_column(to.bias_parts, n, j), j, to.accumulate);
 }
 
 template <class C>
@@ -122,34 +193,78 @@ void norm_rows(const TensorView& x, const TensorView& weight, const TensorView& 
   });
 }
 
+// The columns' sums by a launch of their own.
+template <class C>
+void sum_columns(const TensorView& x, const TensorView& mean, const TensorView& rstd, const TensorView& dy,
+                 Columns to) {
+  const std::int64_t rows = x.size(0), n = x.size(1);
+  // As many pieces as occupy a GPU; their number depends on the shape alone.
+  LaunchConfig config = one_thread_each(n, x.device);
+  const std::int64_t most = config.grid.x <= arrival_words ? 128 : 1;
+  const std::int64_t piece_rows = std::max<std::int64_t>(16, (rows + most - 1) / most);
+  const std::int64_t pieces = std::max<std::int64_t>(1, (rows + piece_rows - 1) / piece_rows);
+  config.grid.y = static_cast<unsigned>(pieces);
+  const Scratch parts(static_cast<std::size_t>(2 * pieces * n) * sizeof(double), x.device);
+  to.weight_parts = parts.as<double>();
+  to.bias_parts = parts.as<double>() + pieces * n;
+  to.arrivals = arrivals_of(x.device);
+  launch(config, norm_columns_kernel<C>, span_of(x), span_of(dy), or_null<C>(mean), rstd.as<const C>(), to, rows, n,
+         piece_rows);
+}
+
+// How the rows are shared out over blocks, where these sum columns too.
+struct BlockShares {
+  std::int64_t block_rows, blocks, group, groups;
+  explicit BlockShares(std::int64_t rows) {
+    block_rows = std::clamp<std::int64_t>(rows / 128, 1, 16);
+    blocks = (rows + block_rows - 1) / block_rows;
+    group = std::max<std::int64_t>(16, (blocks + arrival_words - 2) / (arrival_words - 1));
+    while (group * group < blocks) ++group;
+    groups = (blocks + group - 1) / group;
+  }
+};
+
 void norm_rows_backward(const TensorView& x, const TensorView& weight, const TensorView& mean, const TensorView& rstd,
                         const TensorView& dy, const TensorView& dx, const TensorView& dweight, const TensorView& dbias,
                         kernel::NormAccumulate accumulate) {
+  constexpr std::size_t most_shared = std::size_t{96} * 1024;  // that every GPU has
   const std::int64_t rows = x.size(0), n = x.size(1);
   if (n == 0) return;
   with_row_type(x.dtype, "norm", [&]<class C>() {
-    if (dx && rows > 0) {
+    const std::size_t sums =
+        static_cast<std::size_t>((n + vector_length - 1) / vector_length * vector_length) * 2 * sizeof(C);
+    const bool with_rows = dx && rows > 0, summing = dweight || dbias;
+    const bool together = with_rows && summing && sums <= most_shared;
+    if (with_rows) {
       auto both = make_rows<C, 2, 1>(x, {x, dy}, {dx});
       both.vectors = both.vectors && can_use_vectors<C>(Spans<1>{{span_of(weight)}});
-      launch(both.config(x.device), norm_backward_kernel<C>, both, span_of(weight), or_null<C>(mean),
-             rstd.as<const C>(), accumulate.x);
+      LaunchConfig config = both.config(x.device);
+      const auto run = [&](std::int64_t block_rows, const BlockSums<C>& to) {
+        launch(config, norm_backward_kernel<C>, both, span_of(weight), or_null<C>(mean), rstd.as<const C>(),
+               accumulate.x, block_rows, to);
+      };
+      if (!together) {
+        run(1, {});
+      } else {
+        const BlockShares shares(rows);
+        const auto parts = [&](std::int64_t count) { return static_cast<std::size_t>(2 * count * n); };
+        const Scratch blocks(parts(shares.blocks) * sizeof(C), x.device);
+        const Scratch groups(shares.groups > 1 ? parts(shares.groups) * sizeof(double) : 0, x.device);
+        config.grid.x = static_cast<unsigned>(shares.blocks);
+        config.shared_bytes = sums;
+        run(shares.block_rows, {.dweight = span_of(dweight),
+                                .dbias = span_of(dbias),
+                                .accumulate = accumulate.parameters,
+                                .group = static_cast<unsigned>(shares.group),
+                                .blocks = blocks.as<C>(),
+                                .groups = groups.as<double>(),
+                                .arrivals = arrivals_of(x.device)});
+      }
     }
-    if (!dweight && !dbias) return;
-    // As many pieces as occupy a GPU; their number depends on the shape alone.
-    LaunchConfig config = one_thread_each(n, x.device);
-    const std::int64_t most = config.grid.x <= arrival_words ? 128 : 1;
-    const std::int64_t piece_rows = std::max<std::int64_t>(16, (rows + most - 1) / most);
-    const std::int64_t pieces = std::max<std::int64_t>(1, (rows + piece_rows - 1) / piece_rows);
-    config.grid.y = static_cast<unsigned>(pieces);
-    const Scratch parts(static_cast<std::size_t>(2 * pieces * n) * sizeof(double), x.device);
-    const Columns to{.dweight = span_of(dweight),
-                     .dbias = span_of(dbias),
-                     .accumulate = accumulate.parameters,
-                     .weight_parts = parts.as<double>(),
-                     .bias_parts = parts.as<double>() + pieces * n,
-                     .arrivals = arrivals_of(x.device)};
-    launch(config, norm_columns_kernel<C>, span_of(x), span_of(dy), or_null<C>(mean), rstd.as<const C>(), to, rows, n,
-           piece_rows);
+    if (summing && !together) {
+      sum_columns<C>(x, mean, rstd, dy,
+                     {.dweight = span_of(dweight), .dbias = span_of(dbias), .accumulate = accumulate.parameters});
+    }
   });
 }
 
@@ -158,8 +273,7 @@ void layer_norm(TensorView x, TensorView weight, TensorView bias, TensorView y, 
   norm_rows(x, weight, bias, y, mean, rstd, eps, true);
 }
 void layer_norm_backward(TensorView x, TensorView weight, TensorView mean, TensorView rstd, TensorView dy,
-                         TensorView dx, TensorView dweight, TensorView dbias,
-                         kernel::NormAccumulate accumulate) {
+                         TensorView dx, TensorView dweight, TensorView dbias, kernel::NormAccumulate accumulate) {
   norm_rows_backward(x, weight, mean, rstd, dy, dx, dweight, dbias, accumulate);
 }
 void rms_norm(TensorView x, TensorView weight, TensorView y, TensorView rstd, double eps) {

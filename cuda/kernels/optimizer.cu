@@ -74,10 +74,11 @@ struct SgdRule {
 
 // ---- many parameters ------------------------------------------------------------------------------------------------
 struct Parameter {
-  std::byte *param, *grad, *m, *v, *master;  // m, v, master may be null; master is f32
+  std::byte *param, *grad, *m, *v;  // m and v may be null
+  std::byte* copy;                  // of a 16-bit parameter its f32 master; of an f32 one its rounding; or null
   std::int64_t count;
   std::uint64_t first_word;
-  DType param_type, grad_type, m_type, v_type;
+  DType param_type, grad_type, m_type, v_type, copy_type;
   bool stochastic;
 };
 constexpr int parameters_per_launch = 6;
@@ -104,13 +105,15 @@ __global__ void __launch_bounds__(block_threads, 2)
   const Parameter& p = parameters.items[chunk.item];
   const Start start = starts[chunk.item];
   const auto part = [&](std::byte* data, DType dtype) { return Span{data, dtype}.from(chunk.begin); };
-  const Spans<5> in{{part(p.param, p.param_type), part(p.grad, p.grad_type), part(p.m, p.m_type), part(p.v, p.v_type),
-                     part(p.master, DType::f32)}};
-  const Spans<4> out{{in.of[0], in.of[2], in.of[3], in.of[4]}};
   const DType dtype = p.param_type;
-  const bool has_master = p.master, stochastic = p.stochastic;
+  const Span copy = part(p.copy, p.copy_type);
+  const bool has_master = copy && copy.dtype == DType::f32, stochastic = p.stochastic;
+  const Spans<5> in{{part(p.param, p.param_type), part(p.grad, p.grad_type), part(p.m, p.m_type), part(p.v, p.v_type),
+                     has_master ? copy : Span{}}};
+  const Spans<4> out{{in.of[0], in.of[2], in.of[3], copy}};
+  const bool vectors = can_use_vectors<C>(in) && can_use_vectors<C>(out);
   const std::uint64_t first_word = p.first_word + static_cast<std::uint64_t>(chunk.begin);
-  for_elements<C>(in, out, chunk.size, can_use_vectors<C>(in), threadIdx.x, blockDim.x,
+  for_elements<C>(in, out, chunk.size, vectors, threadIdx.x, blockDim.x,
                   [&](std::int64_t i, const C* x, C* y) {
     C value = x[0], m = x[2], v = x[3];
     if constexpr (std::is_same_v<C, float>) {
@@ -150,9 +153,10 @@ void update(std::span<const kernel::OptimizerItem> items, const char* what, cons
     std::vector<Parameter> parameters;
     for (const kernel::OptimizerItem& item : those) {
       const bool narrow = size_of(item.param.dtype) == 2;
-      parameters.push_back({item.param.data, item.grad.data, item.m.data, item.v.data, narrow ? item.master.data : nullptr,
-                            item.param.numel(), item.first_word, item.param.dtype, item.grad.dtype, item.m.dtype,
-                            item.v.dtype, narrow && rounding.stochastic && !item.master});
+      const TensorView& copy = narrow ? item.master : item.rounded;
+      parameters.push_back({item.param.data, item.grad.data, item.m.data, item.v.data, copy.data, item.param.numel(),
+                            item.first_word, item.param.dtype, item.grad.dtype, item.m.dtype, item.v.dtype, copy.dtype,
+                            narrow && rounding.stochastic && !item.master});
     }
     const auto rule = make_rule.template operator()<C>(static_cast<bool>(those.front().m));
     for_tables<parameters_per_launch>(

@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   Total<C> all = reduce_block(total, shared, Combine<kind>());
   if (gridDim.y > 1) {
     if (threadIdx.x == 0) to.pieces[blockIdx.y * dims.kept.count + output] = all;
-    if (!last_to_arrive(to.arrivals + blockIdx.x, &last_block)) return;
+    if (!last_to_arrive(to.arrivals + blockIdx.x, gridDim.y, &last_block)) return;
     if (threadIdx.x == 0) all = combine_pieces<kind>(dims, to, output);
   }
   if (threadIdx.x == 0) finish(dims, to, output, all);
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
     total = reduce_elements<kind, C>(x.from(dims.x_start(output)), dims, first, last, 1, to.shift(output));
   if (gridDim.y > 1) {
     if (mine) to.pieces[blockIdx.y * dims.kept.count + output] = total;
-    if (!last_to_arrive(to.arrivals + blockIdx.x, &last_block)) return;
+    if (!last_to_arrive(to.arrivals + blockIdx.x, gridDim.y, &last_block)) return;
     if (mine) total = combine_pieces<kind>(dims, to, output);
   }
   if (mine) finish(dims, to, output, total);

@@ -19,9 +19,10 @@ struct Rows {
     return {dim3(static_cast<unsigned>(rows)), dim3(row_threads(n, vector_length)), 0, stream_of(device)};
   }
   // The row of this block.
-  __device__ __forceinline__ Rows of_block() const {
+  __device__ __forceinline__ Rows of_block() const { return row(blockIdx.x); }
+  __device__ __forceinline__ Rows row(std::int64_t r) const {
     Rows row = *this;
-    const std::int64_t start = blockIdx.x * n;
+    const std::int64_t start = r * n;
 #pragma unroll
     for (int s = 0; s < In; ++s) row.in.of[s] = in.of[s].from(start);
 #pragma unroll

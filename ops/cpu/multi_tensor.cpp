@@ -70,6 +70,10 @@ void clip_by_value(std::span<const kernel::GradItem> items, double limit) {
   change_grads(items, "clip_by_value", [&]<class C>(C* g, std::int64_t n) { row_clip(g, static_cast<C>(limit), n); });
 }
 
+void add_all(std::span<const kernel::SumItem> items) {
+  for (const kernel::SumItem& item : items) kernel::add_into(item.x, item.y, 1);
+}
+
 }  // namespace
 
 void provide_multi_tensor() {
@@ -77,6 +81,7 @@ void provide_multi_tensor() {
   kernel::global_norm.provide(DeviceType::cpu, global_norm);
   kernel::clip_by_norm.provide(DeviceType::cpu, clip_by_norm);
   kernel::clip_by_value.provide(DeviceType::cpu, clip_by_value);
+  kernel::add_all.provide(DeviceType::cpu, add_all);
 }
 
 }  // namespace binade::cpu

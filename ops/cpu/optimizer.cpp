@@ -75,6 +75,13 @@ void take_changes(const P* param, float* master, std::int64_t n) {
     if (param[i].bits != rounded[static_cast<std::size_t>(i)].bits) master[i] = static_cast<float>(param[i]);
 }
 
+// Elements [begin, begin + n) of y = x, in cache still.
+void write_rounding(const float* x, const TensorView& y, std::int64_t begin, std::int64_t n) {
+  if (y.dtype == DType::f16) return narrow(x, y.as<Half>() + begin, n);
+  narrow(x, y.as<BFloat16>() + begin, n);
+}
+void write_rounding(const double*, const TensorView&, std::int64_t, std::int64_t) {}  // no f64 parameter has one
+
 // update(item's number, p, g, m, v, n) on every chunk of every parameter, in the parameter's arithmetic type.
 template <class Update>
 void update_params(std::span<const kernel::OptimizerItem> items, const kernel::Rounding& rounding, std::string_view what,
@@ -96,6 +103,7 @@ void update_params(std::span<const kernel::OptimizerItem> items, const kernel::R
           narrow(p.values(), param, n);
       } else {
         update(chunk.item, p.values(), g.values(), m.values(), v.values(), n);
+        if (item.rounded) write_rounding(p.values(), item.rounded, begin, n);
       }
       m.store();
       v.store();

@@ -20,6 +20,12 @@ namespace binade::test {
 
 namespace {
 
+// A parameter whose address was given out: autocast keeps its cast for a region only (others: rounded_copies.cpp).
+Tensor exposed(Tensor x) {
+  x.data<float>();
+  return x;
+}
+
 class SecondInputs final : public Observer {  // the weights as the operations saw them
  public:
   Tensors seen;
@@ -95,7 +101,7 @@ TEST(Autocast, SwitchedOffInside) {
 }
 
 TEST(Autocast, BelongsToOneThread) {
-  const Tensor weight = ones({2, 2}, {.requires_grad = true}), x = ones({1, 2});
+  const Tensor weight = exposed(ones({2, 2}, {.requires_grad = true})), x = ones({1, 2});
   const amp::Autocast autocast(DType::bf16);
   linear(x, weight);
   ASSERT_EQ(autocast_state().cache.size(), 1U);
@@ -174,7 +180,7 @@ TEST(Autocast, BansBinaryCrossEntropy) {
 }
 
 TEST(CastCache, ParameterIsCastOncePerRegion) {
-  const Tensor weight = randn({4, 4}, {.requires_grad = true}), x = randn({2, 4});
+  const Tensor weight = exposed(randn({4, 4}, {.requires_grad = true})), x = randn({2, 4});
   SecondInputs observer;
   const ObserverScope watching(observer);
   {
@@ -196,7 +202,7 @@ TEST(CastCache, ParameterIsCastOncePerRegion) {
 }
 
 TEST(CastCache, EndsWithTheOutermostScope) {
-  Tensor weight = ones({2, 2}, {.requires_grad = true});
+  Tensor weight = exposed(ones({2, 2}, {.requires_grad = true}));
   const std::weak_ptr<TensorImpl> alive = weight.shared_impl();
   {
     const amp::Autocast outer(DType::bf16);
@@ -217,7 +223,7 @@ TEST(CastCache, EndsWithTheOutermostScope) {
 
 // Only what a training loop casts again and again is worth keeping: f32 leaves with gradients.
 TEST(CastCache, HoldsParametersOnly) {
-  const Tensor weight = ones({2, 2}, {.requires_grad = true}), data = ones({2, 2});
+  const Tensor weight = exposed(ones({2, 2}, {.requires_grad = true})), data = ones({2, 2});
   const amp::Autocast autocast(DType::f16);
   linear(data, data);                                               // no gradients
   linear(data, weight * 2.0);                                       // not a leaf
@@ -229,7 +235,7 @@ TEST(CastCache, HoldsParametersOnly) {
 }
 
 TEST(CastCache, InPlaceChangesInvalidate) {
-  Tensor weight = ones({2, 2}, {.requires_grad = true});
+  Tensor weight = exposed(ones({2, 2}, {.requires_grad = true}));
   const Tensor x = ones({1, 2});
   optim::SGD sgd({weight}, {.lr = 1});
   const amp::Autocast autocast(DType::bf16);
@@ -295,7 +301,7 @@ TEST(Gradients, OfAParameterSeenThroughAViewStayInFp32) {
 
 // Recomputation is a region of its own: its casts, and the activations it casts, go when it ends.
 TEST(CastCache, ARecomputedCheckpointLeavesNothingBehind) {
-  const Tensor weight = ones({2, 2}, {.requires_grad = true});
+  const Tensor weight = exposed(ones({2, 2}, {.requires_grad = true}));
   for (const bool inside : {false, true}) {
     std::optional<amp::Autocast> autocast(std::in_place, DType::bf16);
     const Tensor x = ones({1, 2}, {.requires_grad = true}) * 2.0;

@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "binade/core/amp/autocast.h"
 #include "binade/core/autograd/after_backward.h"
 #include "binade/core/autograd/checkpoint.h"
+#include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/ops/ops.h"
@@ -39,6 +41,27 @@ TEST(Backward, ASumOfEqualShapesKeepsNoMemory) {
   sum((x + row) - x).backward();
   EXPECT_EQ(x.grad().to_vector<float>(), (Floats{0, 0}));
   EXPECT_EQ(row.grad().to_vector<float>(), (Floats{1, 1, 1, 1}));
+}
+
+// Kernels add to all targets of a call at once: none may be among them twice.
+TEST(Backward, BiasGradientsAreAddedTogetherEachTargetOnce) {
+  static std::vector<std::size_t> calls;
+  static auto* const original = kernel::add_all.function(DeviceType::cpu);
+  kernel::add_all.provide(DeviceType::cpu, [](std::span<const kernel::SumItem> items) {
+    std::set<const std::byte*> targets;
+    for (const kernel::SumItem& item : items) EXPECT_TRUE(targets.insert(item.y.data).second);
+    calls.push_back(items.size());
+    original(items);
+  });
+  const Tensor x = ones({3, 2}), weight = ones({2, 2}, {.requires_grad = true});
+  const Tensor first = ones({2}, {.requires_grad = true}), second = ones({2}, {.requires_grad = true});
+  for (int pass = 0; pass < 2; ++pass)
+    sum(linear(linear(linear(x, weight, first), weight, second), weight, first)).backward();
+  kernel::add_all.provide(DeviceType::cpu, original);
+  // The second use of `first` in the first pass; in the second pass two of `first`, between which `second` is.
+  EXPECT_EQ(calls, (std::vector<std::size_t>{1, 2, 1}));
+  EXPECT_EQ(first.grad().to_vector<float>(), std::vector<float>(2, 2 * (3 + 12)));
+  EXPECT_EQ(second.grad().to_vector<float>(), std::vector<float>(2, 2 * 6));
 }
 
 TEST(Backward, GradientsAccumulateUntilZeroed) {

@@ -106,6 +106,30 @@ TEST_F(GraphedSteps, WholeTrainingStepsHaveTheBitsOfEagerOnes) {
   }
 }
 
+// Replays change parameters without running host code: the 16-bit copies that autocast keeps must not survive them.
+TEST_F(GraphedSteps, WorkBetweenReplaysSeesTheParametersTheyLeave) {
+  const auto outputs = [&](bool graphed) {
+    MlpTraining training(Mode::bf16, gpu);
+    GraphedStep step([&](const Tensors& b) -> Tensors { return {training.step_on(b[0], b[1])}; }, {.device = gpu});
+    std::vector<std::vector<float>> all;
+    for (std::size_t t = 0; t < 7; ++t) {
+      const Tensors batch{training.inputs[t], training.targets[t]};
+      if (graphed) step(batch);
+      else training.step_on(batch[0], batch[1]);
+      const NoGrad no_grad;
+      for (int again = 0; again < 2; ++again) {
+        const amp::Autocast autocast(DType::bf16);
+        all.push_back(training.model(training.inputs[0]).to_vector<float>());
+        if (t == 4)  // and replays see what changes between them
+          for (Tensor param : training.model.parameters()) param.mul_(0.5);
+      }
+    }
+    EXPECT_EQ(step.captured(), graphed);
+    return all;
+  };
+  EXPECT_EQ(outputs(true), outputs(false));
+}
+
 TEST_F(GraphedSteps, StochasticRoundingDrawsAnewInEachReplay) {
   const auto train = [&](bool graphed) {
     manual_seed(11);

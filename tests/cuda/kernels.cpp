@@ -131,6 +131,70 @@ TEST_F(CudaKernels, PoolingHasTheCpusBits) {
   }
 }
 
+// Who computes sum_c do o depends on whether the gradient of the queries is wanted; the bits do not.
+TEST_F(CudaKernels, AttentionGradientsOfKeysAlone) {
+  manual_seed(4);
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+    const auto inputs = [&](Shape shape) { return randn(shape).to(dtype).to(gpu); };
+    const Tensor q = inputs({2, 4, 37, 24}), k = inputs({2, 2, 41, 24}), v = inputs({2, 2, 41, 24});
+    const Tensor dy = inputs({2, 4, 37, 24});
+    const auto gradients = [&](bool of_queries) {
+      const Tensors in{q.clone().requires_grad_(of_queries), k.clone().requires_grad_(), v.clone().requires_grad_()};
+      scaled_dot_product_attention(in[0], in[1], in[2], {}, {.is_causal = true, .dropout = 0}).backward(dy);
+      return in;
+    };
+    const Tensors without = gradients(false), all = gradients(true);
+    ASSERT_TRUE(all[0].grad() && !without[0].grad());
+    for (const std::size_t i : {1, 2}) expect_same_bits(all[i].grad(), without[i].grad(), to_text(dtype));
+  }
+}
+
+// Few rows and many, in one group of blocks and in several; with vectors and without; and rows too long for a block's
+// memory. Each gradient overwritten and added to, with and without the others.
+TEST_F(CudaKernels, NormGradientsOfAllShapes) {
+  struct Case {
+    std::int64_t rows, n;
+  };
+  for (const auto& [rows, n] : {Case{1, 8}, {17, 24}, {300, 20}, {5000, 16}, {3, 10'000}, {3, 30'000}}) {
+    const std::string what = "[" + std::to_string(rows) + ", " + std::to_string(n) + "]";
+    manual_seed(11);
+    const Tensors inputs{randn({rows, n}), randn({n}), randn({n})};
+    const Function layer = [](const Tensors& in) { return layer_norm(in[0], in[1], in[2]); };
+    const Function rms = [](const Tensors& in) { return rms_norm(in[0], in[1]); };
+    const double terms = static_cast<double>(std::max(rows, n));
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+      expect_close(layer, inputs, dtype, terms, "layer_norm " + what + " " + to_text(dtype), gpu);
+      expect_close(rms, {inputs[0], inputs[1]}, dtype, terms, "rms_norm " + what + " " + to_text(dtype), gpu);
+    }
+    const auto gradients = [&](Device device, DType dtype, int wanted, bool accumulate) {
+      const auto moved = [&](const Tensor& x) { return x.to(dtype).to(device); };
+      const Tensor x = moved(inputs[0]), weight = moved(inputs[1]), dy = moved(mul(inputs[0], inputs[2]));
+      const TensorOptions statistics{.dtype = dtype, .device = device};
+      const Tensor mean = full({rows}, 0.125, statistics), rstd = full({rows}, 0.75, statistics);
+      const Tensor dx = full({rows, n}, 2, statistics), dweight = full({n}, 3, statistics), dbias = full({n}, 4, statistics);
+      const auto if_wanted = [&](int bit, const Tensor& to) { return wanted & bit ? TensorView(to) : TensorView{}; };
+      kernel::layer_norm_backward(x, weight, mean, rstd, dy, if_wanted(1, dx), if_wanted(2, dweight), if_wanted(4, dbias),
+                                  {.x = accumulate, .parameters = accumulate});
+      return Tensors{dx, dweight, dbias};
+    };
+    for (int wanted = 1; wanted < 8; ++wanted)
+      for (const bool accumulate : {false, true}) {
+        const Tensors got = gradients(gpu, DType::f32, wanted, accumulate);
+        const Tensors exact = gradients(Device{}, DType::f64, wanted, accumulate);
+        for (std::size_t k = 0; k < exact.size(); ++k) {
+          const std::vector<double> a = got[k].to_vector<double>(), b = exact[k].to_vector<double>();
+          double largest = 1, furthest = 0;
+          for (std::size_t i = 0; i < b.size(); ++i) {
+            largest = std::max(largest, std::abs(b[i]));
+            furthest = std::max(furthest, std::abs(a[i] - b[i]));
+          }
+          EXPECT_LE(furthest, 4 * epsilon(DType::f32) * std::sqrt(terms) * largest)
+              << what << " wanted " << wanted << (accumulate ? " accumulated" : "") << ", gradient " << k;
+        }
+      }
+  }
+}
+
 TEST_F(CudaKernels, BatchNormOfWholeVectors) {
   manual_seed(9);
   const Tensors inputs{randn({4, 5, 6, 16}), randn({5}), randn({5})};

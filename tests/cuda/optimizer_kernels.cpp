@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "binade/core/autograd/rounded_copy.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/core/optim/optimizers.h"
 #include "binade/core/tensor/tensor_impl.h"
@@ -47,12 +48,23 @@ class OptimizerKernels : public CudaDevice {
         here[2].detach().fill_(0.75);
         there[2].detach().fill_(0.75);
       }
+      for (std::size_t i = 0; i < sizes.size(); ++i) {  // read, as a forward pass under autocast does
+        if (here[i].dtype() != DType::f32) continue;
+        for (const Tensor& x : {here[i], there[i]}) rounded_copy(x, i % 2 == 0 ? DType::bf16 : DType::f16);
+      }
       const PhiloxState draw = random_state();
       step == 1 ? first->step(skip) : first->step();
       set_random_state(draw);
       step == 1 ? second->step(skip.to(gpu)) : second->step();
     }
     for (std::size_t i = 0; i < sizes.size(); ++i) expect_same_bits(cpu(there[i]), here[i], what + ", parameter");
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      if (here[i].dtype() != DType::f32) continue;
+      const auto &kept = here[i].impl()->rounded, &kept_there = there[i].impl()->rounded;
+      ASSERT_TRUE(kept && kept_there && kept_there->version == there[i].impl()->storage->version) << what;
+      expect_same_bits(kept->values, here[i].detach().to(kept->values.dtype()), what + ", rounding of a parameter");
+      expect_same_bits(cpu(kept_there->values), kept->values, what + ", rounding of a parameter on the device");
+    }
     const optim::StateDict expected = first->state_dict(), got = second->state_dict();
     ASSERT_EQ(expected.size(), got.size());
     for (const auto& [name, value] : expected) expect_same_bits(cpu(got.at(name)), value, what + ", " + name);
