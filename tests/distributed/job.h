@@ -28,7 +28,7 @@ inline Job finish(Process& process, double limit_s) {
 }
 
 inline Job run_job(int ranks, const std::string& program, const Arguments& arguments, const Environment& environment = {},
-                   double limit_s = 60) {
+                   double limit_s = 150) {
   Arguments all{"-n", std::to_string(ranks), program};
   all.insert(all.end(), arguments.begin(), arguments.end());
   Process process(mpiexec, all, environment);
