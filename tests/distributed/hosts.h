@@ -18,7 +18,8 @@ class Hosts {
   std::int64_t bytes_sent() const { return std::stoll(call({"bytes"}).out); }  // by the first host
 
   // mpiexec runs on the first host and reaches the second through hosts.sh in place of ssh.
-  Job run(const std::string& program, const Arguments& arguments, const Environment& environment = {}, double limit_s = 60) const {
+  Job run(const std::string& program, const Arguments& arguments, const Environment& environment = {},
+          double limit_s = 60) const {
     Environment variables{{"BINADE_HOSTS", name_}};
     variables.insert(environment.begin(), environment.end());
     Arguments all{"on", "1", mpiexec, "-n", "2"};
