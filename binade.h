@@ -23,6 +23,7 @@
 #include "binade/core/tensor/tensor.h"
 #include "binade/distributed/data_parallel.h"
 #include "binade/distributed/launch.h"
+#include "binade/distributed/sharded_optimizer.h"
 #include "binade/ops/fp8_linear.h"
 #include "binade/ops/compare/report.h"
 #include "binade/ops/nn/nn.h"

@@ -137,7 +137,8 @@ bool Exchange::progress_sends() {
   return outgoing_.empty();
 }
 
-void Exchange::time_out() const {
+void Exchange::time_out() {
+  timed_out_ = true;
   std::vector<int> absent, silent;
   for (int r = 0; r < size_; ++r) {
     const Peer& peer = peers_[static_cast<std::size_t>(r)];

@@ -31,6 +31,7 @@ class Exchange {
   // The last words to all. A clean leave waits until all others leave too; returns what went wrong, or nothing.
   std::string leave();
   void leave_failed(const std::string& why) noexcept;
+  bool timed_out() const { return timed_out_; }  // a rank did not come, and nobody knows why
 
  private:
   enum class Tag : int { header = 1, data = 2 };
@@ -65,7 +66,7 @@ class Exchange {
   void check_header(int peer) const;
   template <class Step>
   void poll(const Step& step);
-  [[noreturn]] void time_out() const;
+  [[noreturn]] void time_out();
 
   const MpiFunctions& mpi_;
   int rank_, size_;
@@ -76,6 +77,7 @@ class Exchange {
   std::vector<std::pair<int, void*>> outgoing_;
   Header own_;         // of the current collective
   std::string doing_;  // the current collective, for errors
+  bool timed_out_ = false;
 };
 
 }  // namespace binade::dist

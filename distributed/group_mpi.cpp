@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -38,6 +39,22 @@ const MpiFunctions& load_mpi(const Launch& launch) {
   const MpiFunctions* functions = entry ? entry() : nullptr;
   check(functions && functions->version == mpi_functions_version, started, path, " was built for another version of binade");
   return *functions;
+}
+
+// A rank that does not come may be on a host that cannot be reached. The launcher then would wait for it for ever: when this
+// process ends it asks for the end of the job, once it has said what it has to say.
+void abort_when_this_process_ends(const MpiFunctions& mpi) {
+  static std::atomic<const MpiFunctions*> functions = nullptr;
+  if (functions.exchange(&mpi)) return;
+  std::atexit([] {
+    std::fflush(nullptr);
+    std::thread([] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));  // other ranks may have waited as long: they speak too
+      functions.load()->abort();
+    }).detach();
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+    std::_Exit(1);  // nobody can be asked
+  });
 }
 
 class MpiGroup final : public MpiProcessGroup {
@@ -149,6 +166,7 @@ class MpiGroup final : public MpiProcessGroup {
   }
 
   void give_up(const Error& error, HostWork& current) {
+    if (exchange_.timed_out()) abort_when_this_process_ends(mpi_);
     exchange_.leave_failed(error.what());
     std::deque<Item> rest;
     {

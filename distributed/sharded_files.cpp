@@ -39,25 +39,31 @@ std::map<FileSet, std::int64_t> files_beside(const std::string& path) {  // how 
 
 }  // namespace
 
-void ShardedOptimizer::save(const std::string& path, std::int64_t step) const {
+void ShardedOptimizer::save(const std::string& path, std::int64_t step, const std::function<void()>& then) const {
   check(step >= 0, "ShardedOptimizer: save: step must not be negative, got ", step);
   ProcessGroup& ranks = reducer_->group();
   const FileSet own{step, ranks.size()};
   io::save(file_name(path, own, ranks.rank()), state_dict(), {{"format", "binade optimizer shard 1"}});
   ranks.barrier().wait();  // all files of this step are on disk
   if (ranks.rank() > 0) return;
-  std::error_code ignored;
-  for (const auto& [set, count] : files_beside(path)) {
-    if (set == own) continue;
-    for (std::int64_t r = 0; r < set.ranks; ++r) fs::remove(file_name(path, set, r), ignored);
-  }
+  const auto remove = [&](const auto& condition) {
+    std::error_code ignored;
+    for (const auto& [set, count] : files_beside(path)) {
+      if (set == own || !condition(set)) continue;
+      for (std::int64_t r = 0; r < set.ranks; ++r) fs::remove(file_name(path, set, r), ignored);
+    }
+  };
+  remove([&](const FileSet& set) { return set.step >= step; });  // of a run that was ended and has been resumed before it
+  if (then) then();
+  remove([](const FileSet&) { return true; });
 }
 
-std::int64_t ShardedOptimizer::load(const std::string& path) {
+std::int64_t ShardedOptimizer::load(const std::string& path, std::optional<std::int64_t> step) {
   std::optional<FileSet> last;
   for (const auto& [set, count] : files_beside(path))
-    if (count == set.ranks) last = set;  // in order of steps
-  check(last.has_value(), "ShardedOptimizer: load: there is no step whose files ", path, ".<step>.<rank>-of-<ranks> are all there");
+    if (count == set.ranks && set.step == step.value_or(set.step)) last = set;  // in order of steps
+  check(last.has_value(), "ShardedOptimizer: load: there is no step whose files ", path, ".",
+        step ? to_text(*step) : std::string("<step>"), ".<rank>-of-<ranks> are all there");
   optim::StateDict state;
   for (std::int64_t r = 0; r < last->ranks; ++r) {
     for (auto& [name, x] : io::load(file_name(path, *last, r))) state.insert_or_assign(name, x);

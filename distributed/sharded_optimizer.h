@@ -15,6 +15,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,9 +42,11 @@ class ShardedOptimizer : public optim::Optimizer {
   // Parts of any number of ranks, put together, as long as they cover this rank's pieces; the error names what is missing.
   void load_state_dict(const optim::StateDict& state) override;
 
-  // All ranks together: files PATH.<step>.<rank>-of-<ranks>. Older steps' files go once all of the new ones are there.
-  void save(const std::string& path, std::int64_t step) const;
-  std::int64_t load(const std::string& path);  // the last step whose files are all there, whatever their number
+  // All ranks together: files PATH.<step>.<rank>-of-<ranks>. Once all of them are there rank 0 calls `then`, which writes
+  // what goes with this step, such as the model's checkpoint; after it the files of earlier steps go.
+  void save(const std::string& path, std::int64_t step, const std::function<void()>& then = {}) const;
+  // `step`, or the last step whose files are all there, whatever their number; returns it.
+  std::int64_t load(const std::string& path, std::optional<std::int64_t> step = {});
 
  private:
   struct Piece {

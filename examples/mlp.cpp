@@ -44,14 +44,14 @@ void train(const Options& o) {
   fmt::print("mlp: {} training and {} test images, {} parameters, {}\n", train_set.size(), test_set.size(),
              model.parameter_count(), mode.name);
 
-  optim::AdamW optimizer(model.parameters(), {.lr = o.lr, .weight_decay = 0.01});
   amp::GradScaler scaler({.enabled = mode.loss_scaling, .agree = dist::agree_on_overflow(group)});
   const auto schedule = optim::cosine({.lr = o.lr, .warmup = o.steps / 20, .steps = o.steps});
   Batches batches(train_set, sharded({.batch_size = o.batch, .shuffle = true, .drop_last = true, .seed = o.seed, .device = device},
                                      *group, o));
   const Parallel parallel(model, group, o);
+  const auto optimizer = parallel.adamw(model, {.lr = o.lr, .weight_decay = 0.01});
 
-  const Training training{model, optimizer, scaler, batches};
+  const Training training{model, *optimizer, scaler, batches};
   const std::int64_t first = training.start(o);
   auto metrics = open_metrics(o, first);
 
@@ -59,16 +59,17 @@ void train(const Options& o) {
   const auto start = std::chrono::steady_clock::now();
   for (std::int64_t step = first; step < o.steps; ++step) {
     const double lr = schedule.lr_at(step);
-    schedule.set_lr(optimizer, step);
+    schedule.set_lr(*optimizer, step);
     const double loss = parallel.forward_backward(step, batches.next(), scaler, [&](const data::Batch& batch) {
       amp::Autocast autocast(mode.autocast);
       return cross_entropy(model(batch.inputs), batch.targets);
     });
-    scaler.unscale_(optimizer);
-    const Tensor grad_norm = optim::clip_grad_norm_(model.parameters(), 1.0);
-    scaler.step(optimizer);
+    scaler.unscale_(*optimizer);
+    const Tensor grad_norm = parallel.clip_grad_norm(*optimizer, 1.0);
+    scaler.step(*optimizer);
     scaler.update();
-    optimizer.zero_grad();
+    optimizer->zero_grad();
+    if (o.zero1 && step == first) progress.line("mlp: " + parallel.optimizer_memory());
 
     const double rate = static_cast<double>((step + 1 - first) * o.batch) / seconds_since(start);
     const StepReport report{step, loss, lr, grad_norm.item<double>(), rate, "images_per_s"};

@@ -56,8 +56,10 @@ export BINADE_DATA=${BINADE_DATA:-$root/data} BINADE_TEST_DEVICE=cuda OMP_WAIT_P
 if [ $rehearse = 1 ]; then
   export BINADE_CUDA_PLUGIN=$build/device_sim/libbinade_cuda_sim_fast.so BINADE_SIM_LEAKS=0 BINADE_SIM_PROTECT=0
   operations='Samples/OpSuite.*_f32' mlp_steps=5 gpt_steps=2 batch=(--batch 4)
+  parallel_batch=(--batch 8 --context 16) collectives='Collectives.*/f32:Collectives.*/bf16:DataParallel.Deter*'
 else
   operations='Samples*' mlp_steps=1000 gpt_steps=300 batch=()
+  parallel_batch=(--batch 16) collectives='-Launched*:DeviceJobs*'
 fi
 
 suite operations op_suite "$operations"
@@ -85,6 +87,36 @@ for precision in fp32 bf16 fp16; do
       "${batch[@]}" --steps $gpt_steps --generate 0 --metrics "$out/gpt_${precision}_$where.jsonl"
   done
 done
+
+# Several GPUs: the collectives, and a training whose bits do not depend on how many they are. Among as many GPUs as make a
+# power of two, eight at most: the training cuts its batch into eight parts.
+if [ $rehearse = 1 ]; then gpus=2; else gpus=$(nvidia-smi --list-gpus | wc -l); fi
+ranks=1
+while [ $((2 * ranks)) -le "$gpus" ] && [ $ranks -lt 8 ]; do ranks=$((2 * ranks)); done
+mpirun=$(sed -n 's/^MPIEXEC_EXECUTABLE:FILEPATH=//p' "$build/CMakeCache.txt")
+losses() { grep -o '"loss": *[^,}]*' "$1"; }
+# On one GPU and on all of them: the same losses, weights and optimizer, bit for bit.
+parallel() {
+  local flags=(--device cuda --size tiny --precision bf16 "${parallel_batch[@]}" --dropout 0.1 --steps $gpt_steps
+    --deterministic-reduction --generate 0)
+  "$build/examples/gpt" "${flags[@]}" --checkpoint "$out/parallel_1.ckpt" --metrics "$out/parallel_1.lines" || return 1
+  "$mpirun" -n $ranks "$build/examples/gpt" "${flags[@]}" --checkpoint "$out/parallel_$ranks.ckpt" \
+    --metrics "$out/parallel_$ranks.lines" || return 1
+  [ "$(losses "$out/parallel_1.lines" | wc -l)" = $gpt_steps ] || { echo "$gpt_steps losses were expected"; return 1; }
+  diff <(losses "$out/parallel_1.lines") <(losses "$out/parallel_$ranks.lines") || return 1
+  cmp "$out/parallel_1.ckpt" "$out/parallel_$ranks.ckpt" || return 1
+  echo "the losses and checkpoints of 1 and $ranks GPUs are the same"
+}
+if [ $ranks = 1 ]; then
+  skip data_parallel "one GPU"
+elif [ ! -e "$build/libbinade_mpi.so" ]; then
+  skip data_parallel "built without MPI"
+else
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  step collectives "$mpirun" -n $ranks "$build/tests/test_distributed" --gtest_filter="$collectives" \
+    --gtest_output="json:$out/collectives.json"
+  step data_parallel parallel
+fi
 if [ $rehearse = 1 ]; then
   skip compare "minutes on the simulated device"
 else

@@ -38,10 +38,10 @@ install_cuda() {
   done
 }
 
-# ocl-icd-opencl-dev: the CMake package of Debian's oneDNN asks for OpenCL.
+# iproute2: tests play two hosts. ocl-icd-opencl-dev: the CMake package of Debian's oneDNN asks for OpenCL.
 packages="build-essential cmake ninja-build ccache pkg-config
   libdnnl-dev ocl-icd-opencl-dev libhwy-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev zlib1g-dev
-  libgtest-dev libbenchmark-dev python3 python3-venv
+  libgtest-dev libbenchmark-dev iproute2 python3 python3-venv
   dataset-fashion-mnist bible-kjv libjs-chart.js"
 # For several processes, one MPI: the one that is here, or MPICH.
 command -v mpicxx >/dev/null 2>&1 && command -v mpirun >/dev/null 2>&1 || packages="$packages libmpich-dev mpich"

@@ -5,7 +5,7 @@
 
 namespace binade::dist {
 
-inline constexpr int mpi_functions_version = 1;
+inline constexpr int mpi_functions_version = 2;
 
 // All are called from one thread. None throws.
 struct MpiFunctions {
@@ -18,6 +18,7 @@ struct MpiFunctions {
   void* (*receive)(void* data, std::size_t bytes, int peer, int tag);
   int (*test)(void* message);  // 1: done and forgotten, 0: under way, -1: failed and forgotten
   void (*finalize)();          // waits for all ranks
+  void (*abort)();             // asks the launcher to end the job; may not return
 };
 
 using MpiEntry = const MpiFunctions* (*)();

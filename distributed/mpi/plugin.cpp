@@ -66,8 +66,11 @@ void finalize() {
   ours = false;
 }
 
+void abort_job() { MPI_Abort(MPI_COMM_WORLD, 1); }
+
 constexpr binade::dist::MpiFunctions functions{
-    .initialize = initialize, .library = library, .send = send, .receive = receive, .test = test, .finalize = finalize};
+    .initialize = initialize, .library = library, .send = send, .receive = receive, .test = test, .finalize = finalize,
+    .abort = abort_job};
 
 }  // namespace
 

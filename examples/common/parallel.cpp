@@ -39,7 +39,27 @@ Parallel::Parallel(const nn::Module& model, std::shared_ptr<dist::ProcessGroup> 
     : group_(group),
       parallel_(model, {.group = group, .micro_batches = o.deterministic_reduction ? o.micro_batches : 0}),
       seed_(o.seed),
+      zero1_(o.zero1),
       own_streams_(group->size() > 1 || o.deterministic_reduction) {}
+
+std::unique_ptr<optim::Optimizer> Parallel::adamw(const nn::Module& model, const optim::AdamWOptions& options) const {
+  if (zero1_) return dist::shard<optim::AdamW>(parallel_, options);
+  return std::make_unique<optim::AdamW>(model.parameters(), options);
+}
+
+Tensor Parallel::clip_grad_norm(optim::Optimizer& optimizer, double max_norm) const {
+  if (auto* sharded = dynamic_cast<dist::ShardedOptimizer*>(&optimizer)) return sharded->clip_grad_norm_(max_norm);
+  return optim::clip_grad_norm_(optimizer.params(), max_norm);
+}
+
+std::string Parallel::optimizer_memory() const {
+  const auto own = static_cast<std::int64_t>(memory_stats(group_->device()).current[static_cast<std::size_t>(MemoryTag::optimizer)]);
+  const Tensor most = from_vector(std::vector<std::int64_t>{own}, {1}), all = most.clone();
+  group_->all_reduce(most, dist::ReduceOp::max).wait();
+  group_->all_reduce(all).wait();
+  const auto text = [](const Tensor& bytes) { return human_bytes(static_cast<std::size_t>(bytes.item<std::int64_t>())); };
+  return fmt::format("{} of optimizer state in each process, {} in all {}", text(most), text(all), group_->size());
+}
 
 double Parallel::forward_backward(std::int64_t step, const data::Batch& batch, amp::GradScaler& scaler,
                                   const std::function<Tensor(const data::Batch&)>& loss_of) const {

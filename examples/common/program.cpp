@@ -41,6 +41,7 @@ void add_run_options(CLI::App& app, RunOptions& o) {
   app.add_option("--micro-batches", o.micro_batches, "Parts a batch is cut into for that, a power of two")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_flag("--zero1", o.zero1, "Each process keeps its part of the optimizer's state only (ZeRO-1), the results are the same");
   app.add_option("--timeout", o.timeout, "Seconds a process waits for the others before it gives up")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -43,6 +43,7 @@ struct RunOptions {
   bool resume = false;
   bool deterministic_reduction = false;  // results that do not depend on the number of processes
   std::int64_t micro_batches = 8;        // of the whole batch, in a deterministic reduction
+  bool zero1 = false;                    // the optimizer's state is shared out among the processes
   std::int64_t timeout = 600;            // seconds a process waits for the others
 
   PrecisionMode mode() const { return precision_mode(precision); }

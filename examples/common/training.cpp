@@ -13,20 +13,25 @@ namespace example {
 using namespace binade;
 
 void Training::save(const std::string& path, std::int64_t steps_done) const {
-  if (rank_of_launch() > 0) return;  // every process has the same state
-  io::save_checkpoint(path, {.model = model.state_dict(),
-                             .optimizer = optimizer.state_dict(),
-                             .scaler = scaler.state_dict(),
-                             .random = random_state(),
-                             .loader = batches.loader().state(),
-                             .step = steps_done});
+  const auto* sharded = dynamic_cast<const dist::ShardedOptimizer*>(&optimizer);
+  const auto save_rest = [&] {
+    io::save_checkpoint(path, {.model = model.state_dict(),
+                               .optimizer = sharded ? optim::StateDict() : optimizer.state_dict(),
+                               .scaler = scaler.state_dict(),
+                               .random = random_state(),
+                               .loader = batches.loader().state(),
+                               .step = steps_done});
+  };
+  if (sharded) sharded->save(path + ".optimizer", steps_done, save_rest);
+  else if (rank_of_launch() == 0) save_rest();  // every process has the same state
 }
 
 std::int64_t Training::load(const std::string& path) const {
   const io::Checkpoint checkpoint = io::load_checkpoint(path);
   try {
     model.load_state_dict(checkpoint.model);
-    optimizer.load_state_dict(checkpoint.optimizer);
+    if (auto* sharded = dynamic_cast<dist::ShardedOptimizer*>(&optimizer)) sharded->load(path + ".optimizer", checkpoint.step);
+    else optimizer.load_state_dict(checkpoint.optimizer);
     scaler.load_state_dict(checkpoint.scaler);
     batches.loader().load_state(checkpoint.loader);
   } catch (const Error& error) {

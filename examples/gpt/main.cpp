@@ -64,14 +64,14 @@ void train(Options o) {
   fmt::print("gpt: {} tokens of {} kinds, {} parameters, context {}, {}\n", text.size(), text.vocab_size(),
              model.parameter_count(), context, mode.name);
 
-  optim::AdamW optimizer(model.parameters(), {.lr = o.lr, .beta2 = 0.99, .weight_decay = 0.1});
   amp::GradScaler scaler({.enabled = mode.loss_scaling, .agree = dist::agree_on_overflow(group)});
   const auto schedule =
       optim::cosine({.lr = o.lr, .min_lr = o.lr / 10, .warmup = o.steps / 20, .steps = o.steps});
   Batches batches(windows, sharded({.batch_size = o.batch, .shuffle = true, .seed = o.seed, .device = device}, *group, o));
   const Parallel parallel(model, group, o);
+  const auto optimizer = parallel.adamw(model, {.lr = o.lr, .beta2 = 0.99, .weight_decay = 0.1});
 
-  const Training training{model, optimizer, scaler, batches};
+  const Training training{model, *optimizer, scaler, batches};
   const std::int64_t first = training.start(o);
   auto metrics = open_metrics(o, first);
 
@@ -89,16 +89,17 @@ void train(Options o) {
   for (std::int64_t step = first; step < o.steps; ++step) {
     const auto start = std::chrono::steady_clock::now();
     const double lr = schedule.lr_at(step);
-    schedule.set_lr(optimizer, step);
+    schedule.set_lr(*optimizer, step);
     const double loss_value = parallel.forward_backward(step, batches.next(), scaler, [&](const data::Batch& batch) {
       amp::Autocast autocast(mode.autocast);
       return model.loss(batch.inputs, batch.targets);
     });
-    scaler.unscale_(optimizer);
-    const Tensor grad_norm = optim::clip_grad_norm_(model.parameters(), 1.0);
-    scaler.step(optimizer);
+    scaler.unscale_(*optimizer);
+    const Tensor grad_norm = parallel.clip_grad_norm(*optimizer, 1.0);
+    scaler.step(*optimizer);
     scaler.update();
-    optimizer.zero_grad();
+    optimizer->zero_grad();
+    if (o.zero1 && step == first) progress.line("gpt: " + parallel.optimizer_memory());
 
     training_seconds += seconds_since(start);
     const double rate = static_cast<double>((step + 1 - first) * o.batch * context) / training_seconds;

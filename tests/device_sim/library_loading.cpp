@@ -2,7 +2,10 @@
 // the others do not exist on the simulated device. Everything else is loaded as usual.
 #include <dlfcn.h>
 
+#include <string>
 #include <string_view>
+
+#include "settings.h"
 
 extern "C" {
 
@@ -10,6 +13,8 @@ void* __real_dlopen(const char* file, int flags);
 
 void* __wrap_dlopen(const char* file, int flags) {
   const std::string_view name = file ? file : "";
+  const std::string& absent = simt::settings().absent;
+  if (!absent.empty() && name.find(absent) != name.npos) return __real_dlopen(("/absent/" + std::string(name)).c_str(), flags);
   if (name.find("libcublasLt") != name.npos || name.find("libnccl") != name.npos) {
     Dl_info self{};
     dladdr(reinterpret_cast<const void*>(&__wrap_dlopen), &self);

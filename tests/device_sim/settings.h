@@ -9,6 +9,7 @@
 //   BINADE_SIM_MEMORY    MiB per device, up to 4096      (default 4096)
 //   BINADE_SIM_CAPABILITY  major * 10 + minor            compute capability reported (default 90)
 //   BINADE_SIM_FAIL      function:n:error, ...           the n-th call of a function fails with that error number
+//   BINADE_SIM_ABSENT    part of a name, such as libnccl  a library that cannot be opened
 // Unknown values end the process: a test that believes it is strict must be strict.
 #pragma once
 #include <cstddef>
@@ -30,6 +31,7 @@ struct Settings {
   std::size_t memory = std::size_t{4096} << 20;  // bytes per device
   int capability = 90;
   std::string fail;
+  std::string absent;
 };
 
 Settings settings_from_environment();

@@ -17,18 +17,22 @@ struct Job {
   std::string output() const { return finished.out + finished.err; }
 };
 
-inline Job run_job(int ranks, const std::string& program, const Arguments& arguments, const Environment& environment = {},
-                   double limit_s = 60) {
-  Arguments all{"-n", std::to_string(ranks), program};
-  all.insert(all.end(), arguments.begin(), arguments.end());
+inline Job finish(Process& process, double limit_s) {
   const auto start = std::chrono::steady_clock::now();
   const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
-  Process process(mpiexec, all, environment);
   while (process.running() && seconds() < limit_s) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   Job job{.finished = {}, .ended = !process.running(), .seconds = seconds()};
   if (!job.ended) process.kill();
   job.finished = process.wait();
   return job;
+}
+
+inline Job run_job(int ranks, const std::string& program, const Arguments& arguments, const Environment& environment = {},
+                   double limit_s = 150) {
+  Arguments all{"-n", std::to_string(ranks), program};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  Process process(mpiexec, all, environment);
+  return finish(process, limit_s);
 }
 
 // This program in the role of scenarios.cpp.

@@ -1,6 +1,8 @@
 // Jobs of ranks on devices, simulated ones in most places: joining without MPI, and everything that can go wrong.
 #include <unistd.h>
 
+#include <functional>
+
 #include "binade/tests/core/test_device.h"
 #include "binade/tests/distributed/job.h"
 
@@ -25,26 +27,21 @@ class DeviceJobs : public testing::Test {
 };
 
 // Ranks that no MPI launcher started, with the variables torchrun sets; each in a process of its own.
-std::vector<Job> play_torchrun(int ranks, const std::string& scenario, const Environment& more = {}) {
+int free_port() {
   static int jobs = 0;
-  const int port = 20000 + (static_cast<int>(getpid()) * 7 + ++jobs) % 30000;
+  return 20000 + (static_cast<int>(getpid()) * 14 + 2 * ++jobs) % 30000;
+}
+std::vector<Job> play_torchrun(int ranks, const std::string& scenario, const std::function<Environment(int rank)>& more = {}) {
+  const int port = free_port();
   std::vector<std::unique_ptr<Process>> processes;
   for (int r = 0; r < ranks; ++r) {
     Environment environment{{"BINADE_SCENARIO", scenario}, {"RANK", std::to_string(r)}, {"WORLD_SIZE", std::to_string(ranks)},
                             {"LOCAL_RANK", std::to_string(r)}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", std::to_string(port)}};
-    for (const auto& [name, value] : more) environment[name] = value;
+    for (const auto& [name, value] : more ? more(r) : Environment()) environment[name] = value;
     processes.push_back(std::make_unique<Process>(std::string(BINADE_BINARY_DIR) + "/tests/test_distributed", Arguments{}, environment));
   }
-  const auto start = std::chrono::steady_clock::now();
-  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   std::vector<Job> jobs_of_ranks;
-  for (const auto& process : processes) {
-    while (process->running() && seconds() < 6) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    Job job{.finished = {}, .ended = !process->running(), .seconds = seconds()};
-    if (!job.ended) process->kill();
-    job.finished = process->wait();
-    jobs_of_ranks.push_back(std::move(job));
-  }
+  for (const auto& process : processes) jobs_of_ranks.push_back(finish(*process, 6));
   return jobs_of_ranks;
 }
 
@@ -108,8 +105,42 @@ TEST_F(DeviceJobs, OneProcessForADevice) {
 }
 
 TEST_F(DeviceJobs, AMissingRankWhileJoining) {
-  expect_failed(play_torchrun(1, "nothing happens", {{"WORLD_SIZE", "2"}})[0],
+  expect_failed(play_torchrun(1, "nothing happens", [](int) { return Environment{{"WORLD_SIZE", "2"}}; })[0],
                 "ncclCommInitRankConfig: rank 0 waited 2 s for the other ranks to connect");
+}
+
+// torchrun's agent holds MASTER_PORT itself when it is elastic: its ranks meet at the next one.
+TEST_F(DeviceJobs, ElasticRanksMeetAtTheNextPort) {
+  const int port = free_port();
+  const auto with = [&](const char* agent, int first, int second) {
+    return play_torchrun(2, "nothing happens", [=](int rank) {
+      Environment variables{{"MASTER_PORT", std::to_string(rank == 0 ? first : second)}};
+      if (rank == 0) variables["TORCHELASTIC_USE_AGENT_STORE"] = agent;
+      return variables;
+    });
+  };
+  for (const Job& job : with("True", port, port + 1)) EXPECT_EQ(job.finished.exit_code, 0) << job.output();
+  for (const Job& job : with("False", port, port)) EXPECT_EQ(job.finished.exit_code, 0) << job.output();
+  expect_failed(with("True", port, port)[0], "ncclCommInitRankConfig: rank 0 waited 2 s for the other ranks to connect");
+}
+
+TEST_F(DeviceJobs, AMissingLibraryIsNamed) {
+  const Job job = run_job(2, std::string(BINADE_BINARY_DIR) + "/tests/test_distributed", {},
+                          {{"BINADE_SCENARIO", "nothing happens"}, {"BINADE_SIM_ABSENT", "libnccl"}});
+  expect_failed(job, "error: NCCL: libnccl.so.2 is missing: install NCCL (Debian and Ubuntu: libnccl2, PyPI: nvidia-nccl-cu");
+  expect_failed(job, "and add it to LD_LIBRARY_PATH: ");
+}
+
+TEST_F(DeviceJobs, RecordedStepsTakeNoCollectives) {
+  const Job job = play(2, "recorded step");
+  expect_failed(job, "GraphedStep: the step communicates with other ranks while it is recorded, which is not supported");
+  EXPECT_NE(job.output().find("step 3\n"), std::string::npos) << "eager steps do communicate:\n" << job.output();
+}
+
+TEST_F(DeviceJobs, MicroBatchesRefuseLibrarySums) {
+  const Job job = play(2, "library sums with micro_batches");
+  expect_failed(job, "error: DataParallel: micro_batches needs sums in a fixed tree: do not set library_sums\n");
+  expect_failed(job, "without micro_batches: taken\n");
 }
 
 }  // namespace

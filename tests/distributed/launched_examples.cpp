@@ -1,44 +1,11 @@
 // The example programs as MPI jobs: the same results for any number of ranks, one voice, and a killed job resumed.
-#include <csignal>
-#include <filesystem>
-
 #include "binade/core/io/checkpoint.h"
-#include "binade/tests/distributed/job.h"
-#include "binade/tests/examples/json_lines.h"
-#include "binade/tests/examples/small_data.h"
+#include "binade/tests/distributed/launched_examples.h"
 
 namespace {
 
 using namespace binade;
 using namespace binade::test;
-using nlohmann::json;
-
-class LaunchedExamples : public LaunchedTest {
- protected:
-  void SetUp() override {
-    LaunchedTest::SetUp();
-    if (!std::filesystem::exists(example_program("gpt"))) GTEST_SKIP() << "the examples are not built";
-  }
-};
-
-Arguments operator+(Arguments a, const Arguments& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-Arguments gpt_flags(const DataFolder& folder, const std::string& name, int steps, const std::string& precision) {
-  return {"--data",   folder / "kjv.txt",       "--size",    "tiny", "--context",    "16",
-          "--batch",  "16",                     "--seed",    "3",    "--dropout",    "0.1",
-          "--steps",  std::to_string(steps),    "--metrics", folder / (name + ".jsonl"),
-          "--checkpoint", folder / (name + ".ckpt"), "--precision", precision, "--evaluate-every", "1000"};
-}
-
-void expect_same_lines(const std::vector<json>& a, const std::vector<json>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (std::size_t i = 0; i < a.size(); ++i)
-    for (const char* field : {"step", "loss", "lr", "grad_norm", "loss_scale", "skipped"})
-      ASSERT_EQ(a[i].at(field), b[i].at(field)) << field << " of step " << i;
-}
 
 TEST_F(LaunchedExamples, DeterministicGptIsTheSameForAnyNumberOfRanks) {
   const DataFolder folder;
@@ -110,17 +77,6 @@ TEST_F(LaunchedExamples, PrecisionCompare) {
   }
 }
 
-std::vector<pid_t> ranks_of(const std::string& mark) {  // the processes called gpt with `mark` among their arguments
-  std::vector<pid_t> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string pid = entry.path().filename().string();
-    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-    const std::string command = read_file(entry.path().string() + "/cmdline");
-    if (read_file(entry.path().string() + "/comm") == "gpt\n" && command.find(mark) != std::string::npos) found.push_back(std::stoi(pid));
-  }
-  return found;
-}
-
 TEST_F(LaunchedExamples, AKilledJobResumesWithAnotherNumberOfRanks) {
   const DataFolder folder;
   constexpr int steps = 60;
@@ -129,18 +85,7 @@ TEST_F(LaunchedExamples, AKilledJobResumesWithAnotherNumberOfRanks) {
   };
   const Job whole = run_job(1, example_program("gpt"), flags("whole"));
   ASSERT_EQ(whole.finished.exit_code, 0) << whole.output();
-  {
-    Process job(mpiexec, Arguments{"-n", "2", example_program("gpt")} + flags("killed"));
-    while (job.running() && !std::filesystem::exists(folder / "killed.ckpt")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    const std::vector<pid_t> ranks = ranks_of(folder / "killed.ckpt");
-    ASSERT_EQ(ranks.size(), 2U);
-    ::kill(ranks.back(), SIGKILL);
-    const auto start = std::chrono::steady_clock::now();
-    while (job.running() && std::chrono::steady_clock::now() - start < std::chrono::seconds(30)) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    ASSERT_FALSE(job.running()) << "the job goes on without a rank";
-    const Finished killed = job.wait();
-    EXPECT_NE(killed.exit_code, 0) << killed.out;
-  }
+  kill_once_saved(2, flags("killed"), folder / "killed.ckpt");
   const std::int64_t saved = io::load_checkpoint(folder / "killed.ckpt").step;  // it is whole
   ASSERT_GT(saved, 0);
   ASSERT_LT(saved, steps);

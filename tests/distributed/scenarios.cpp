@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "binade/core/backend/graphed_step.h"
 #include "binade/distributed/data_parallel.h"
 #include "binade/ops/nn/nn.h"
 #include "binade/ops/ops.h"
@@ -30,6 +31,7 @@ void exchange_until(const std::string& scenario) {
       if (scenario == "throws") fail({"the data are damaged"});
       if (scenario == "leaves") return;
       if (scenario == "exits") std::_Exit(3);
+      if (scenario == "cuts the link") check(std::system("ip link set dev net0 down") == 0, "the link cannot be cut");
       if (scenario == "late") std::this_thread::sleep_for(2 * timeout);
       if (scenario == "other collective") group->barrier().wait();
       if (scenario == "other size") group->all_reduce(zeros({3}, {.device = group->device()})).wait();
@@ -62,11 +64,39 @@ void train_until(const std::string& scenario) {
   }
 }
 
+// The first calls of a GraphedStep run eagerly, then one is recorded.
+void record_a_step() {
+  const auto group = dist::init({.timeout = timeout, .device = test_device()});
+  nn::Linear model(8, 8);
+  model.to(group->device());
+  const dist::DataParallel parallel(model, {.group = group});
+  cuda::GraphedStep step([&](const Tensors& in) -> Tensors {
+    mean(model(in[0])).backward();
+    model.zero_grad();
+    return {};
+  }, {.device = group->device()});
+  for (int i = 1; i <= 3; ++i) {
+    std::fprintf(stderr, "step %d\n", i);
+    step({ones({4, 8}, {.device = group->device()})});
+  }
+}
+
+void ask_library_sums_for_the_same_bits() {
+  const auto group = dist::init({.timeout = timeout, .device = test_device(), .library_sums = true});
+  nn::Linear model(8, 8);
+  model.to(group->device());
+  const dist::DataParallel sums(model, {.group = group});
+  std::fprintf(stderr, "without micro_batches: taken\n");
+  const dist::DataParallel parallel(model, {.group = group, .micro_batches = 8});
+}
+
 }  // namespace
 
 int run_scenario(const std::string& name) {
   try {
     if (name.ends_with("in backward")) train_until(name);
+    else if (name == "recorded step") record_a_step();
+    else if (name == "library sums with micro_batches") ask_library_sums_for_the_same_bits();
     else exchange_until(name);
     return 0;
   } catch (const std::exception& error) {

@@ -138,16 +138,19 @@ TEST_F(Sharded, AnInfinityInOnePartSkipsTheStepEverywhere) {
   expect_same_bits(run.parameters(), before);
 }
 
-TEST_F(Sharded, SavedByManyLoadedByOneAndBack) {
-  // One folder for all ranks: rank 0's.
-  std::unique_ptr<Folder> folder = rank() == 0 ? std::make_unique<Folder>() : nullptr;
+// The folder of rank 0 for all.
+std::string path_of(const Folder* folder) {
   Tensor path = zeros({256}, {.dtype = DType::u8});
-  if (rank() == 0)
-    for (std::size_t i = 0; i < folder->path().size(); ++i) path.set(static_cast<std::int64_t>(i), folder->path()[i]);
+  for (std::size_t i = 0; folder && i < folder->path().size(); ++i) path.set(static_cast<std::int64_t>(i), folder->path()[i]);
   group().broadcast(path).wait();
   std::string shared;
   for (std::int64_t i = 0; path.at(i) != 0; ++i) shared += static_cast<char>(path.at(i));
+  return shared;
+}
 
+TEST_F(Sharded, SavedByManyLoadedByOneAndBack) {
+  const std::unique_ptr<Folder> folder = rank() == 0 ? std::make_unique<Folder>() : nullptr;
+  const std::string shared = path_of(folder.get());
   Trainer whole(shared_group(), true);
   whole.steps(0, 12);
   {
@@ -177,6 +180,36 @@ TEST_F(Sharded, SavedByManyLoadedByOneAndBack) {
   EXPECT_EQ(again.sharded().load(shared + "/optimizer"), 9);
   again.steps(9, 12);
   expect_same_bits(again.parameters(), whole.parameters());
+  group().barrier().wait();  // rank 0 removes the folder
+}
+
+// A job that ends between the optimizer's files and the checkpoint that names their step: the step before is still whole.
+TEST_F(Sharded, EarlierFilesStayUntilTheCheckpointIsThere) {
+  const std::unique_ptr<Folder> folder = rank() == 0 ? std::make_unique<Folder>() : nullptr;
+  const std::string path = path_of(folder.get()) + "/optimizer";
+  Trainer run(shared_group(), true);
+  run.steps(0, 1);
+  std::string order;
+  run.sharded().save(path, 1, [&] { order += std::filesystem::exists(path + ".1.0-of-" + std::to_string(size())) ? "files, then this" : ""; });
+  EXPECT_EQ(order, rank() == 0 ? "files, then this" : "");
+  const optim::StateDict first = run.optimizer().state_dict();
+  run.steps(1, 2);
+  const std::string problem = error_of([&] { run.sharded().save(path, 2, [] { fail({"the disk is full"}); }); });
+  EXPECT_EQ(problem, rank() == 0 ? "the disk is full" : "");
+  group().barrier().wait();
+  if (rank() == 0) write_file(path + ".2.0-of-64", "left by a run that was ended");
+  group().barrier().wait();
+  EXPECT_EQ(run.sharded().load(path, 1), 1);
+  for (const auto& [name, x] : run.optimizer().state_dict()) EXPECT_EQ(x.to_vector<double>(), first.at(name).to_vector<double>()) << name;
+  EXPECT_EQ(run.sharded().load(path), 2);
+  expect_error([&] { run.sharded().load(path, 3); }, "ShardedOptimizer: load: there is no step whose files ");
+  // Back at step 1 and on from there: what a later step left is gone before the checkpoint is written.
+  group().barrier().wait();
+  bool stale = true;
+  run.sharded().save(path, 2, [&] { stale = std::filesystem::exists(path + ".2.0-of-64"); });
+  EXPECT_EQ(stale, rank() > 0);
+  group().barrier().wait();
+  EXPECT_FALSE(std::filesystem::exists(path + ".1.0-of-" + std::to_string(size())));
   group().barrier().wait();  // rank 0 removes the folder
 }
 
