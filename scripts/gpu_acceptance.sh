@@ -3,19 +3,22 @@
 # precision tools on the device, compute-sanitizer on the kernel tests, and writes one JSON file and one readable summary.
 #   scripts/gpu_acceptance.sh [--out FOLDER]     needs a GPU; exit code 1 if anything failed
 #   scripts/gpu_acceptance.sh --rehearse         the same steps, shortened, on the simulated device: no GPU, no speeds
+#   --built FOLDER   the tests and examples are built there: nothing is installed, configured or built
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
-out=$root/reports/gpu_acceptance rehearse=0
+out=$root/reports/gpu_acceptance rehearse=0 built=
 while [ $# -gt 0 ]; do
   case $1 in
     --rehearse) rehearse=1 ;;
     --out) out=${2:?--out needs a folder}; shift ;;
-    *) echo "gpu_acceptance: unknown argument '$1' (--rehearse, --out FOLDER)" >&2; exit 2 ;;
+    --built) built=$(cd "${2:?--built needs a folder}" && pwd); shift ;;
+    *) echo "gpu_acceptance: unknown argument '$1' (--rehearse, --out FOLDER, --built FOLDER)" >&2; exit 2 ;;
   esac
   shift
 done
 mkdir -p "$out" build
+rm -f "$out"/{mlp,gpt}_*.jsonl  # losses are compared by what is there
 : >"$out/steps.tsv"
 started=$SECONDS
 
@@ -27,7 +30,7 @@ else
   device="simulated device (no GPU)"
   preset=release
 fi
-build=$root/build/$preset
+build=${built:-$root/build/$preset}
 echo "== gpu acceptance on: $device"
 
 # step NAME COMMAND...: runs it, keeps its output, notes how it ended.
@@ -48,22 +51,28 @@ suite() {  # suite NAME PROGRAM FILTER
   step "$1" "$build/tests/test_$2" --gtest_filter="$3" --gtest_output="json:$out/$1.json"
 }
 
-[ "${SKIP_INSTALL:-0}" = 1 ] || step install scripts/install_deps.sh
-step data scripts/get_data.sh
-step configure cmake --preset $preset
-step build cmake --build "$build" -j "$(nproc)" --target tests
+if [ -z "$built" ]; then
+  [ "${SKIP_INSTALL:-0}" = 1 ] || step install scripts/install_deps.sh
+  step data scripts/get_data.sh
+  step configure cmake --preset $preset
+  step build cmake --build "$build" -j "$(nproc)" --target tests
+fi
 export BINADE_DATA=${BINADE_DATA:-$root/data} BINADE_TEST_DEVICE=cuda OMP_WAIT_POLICY=passive
+if [ -n "$built" ] && { [ ! -s "$BINADE_DATA/kjv.txt" ] || [ ! -d "$BINADE_DATA/fashion-mnist" ]; }; then
+  echo "gpu_acceptance: skipped, the examples' data is absent (scripts/get_data.sh)"
+  exit 77
+fi
 if [ $rehearse = 1 ]; then
   export BINADE_CUDA_PLUGIN=$build/device_sim/libbinade_cuda_sim_fast.so BINADE_SIM_LEAKS=0 BINADE_SIM_PROTECT=0
-  operations='Samples/OpSuite.*_f32' mlp_steps=5 gpt_steps=2 batch=(--batch 4)
+  operations='Samples/OpSuite.*_f32' cuda='CudaDevice.*:*Kernels.*:*CudaTraining*' mlp_steps=5 gpt_steps=2 batch=(--batch 2 --context 16)
   parallel_batch=(--batch 8 --context 16) collectives='Collectives.*/f32:Collectives.*/bf16:DataParallel.Deter*'
 else
-  operations='Samples*' mlp_steps=1000 gpt_steps=300 batch=()
+  operations='Samples*' cuda='*' mlp_steps=1000 gpt_steps=300 batch=()
   parallel_batch=(--batch 16) collectives='-Launched*:DeviceJobs*'
 fi
 
 suite operations op_suite "$operations"
-suite cuda cuda '*'
+suite cuda cuda "$cuda"
 suite optimizers optim '*'
 suite mixed_precision amp '*'
 suite low_precision lowp '*'

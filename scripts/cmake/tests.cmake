@@ -113,12 +113,16 @@ set_tests_properties(structure_rules structure_rules_can_fail PROPERTIES LABELS 
 set(resources ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/cuda_resources.py)
 add_test(NAME cuda_resources_can_fail COMMAND ${resources} --self-test)
 set_tests_properties(cuda_resources_can_fail PROPERTIES LABELS structure)
-if(TARGET binade_cuda)  # no kernel spills registers, on no architecture
+if(TARGET binade_cuda)  # no kernel spills registers, on no architecture, and none is worse off than the baseline says
   string(REPLACE ";" "," architectures "${BINADE_CUDA_ARCHITECTURES}")
-  add_test(NAME cuda_compile
-    COMMAND ${resources} table ${PROJECT_BINARY_DIR}/CMakeFiles/binade_cuda.dir ${architectures})
-  set_tests_properties(cuda_compile PROPERTIES LABELS cuda_compile)
+  set(compiled_kernels ${PROJECT_BINARY_DIR}/CMakeFiles/binade_cuda.dir)
+  add_test(NAME cuda_compile COMMAND ${resources} table ${compiled_kernels} ${architectures})
+  add_test(NAME cuda_compile_baseline COMMAND ${resources} compare ${compiled_kernels}
+    ${tests_dir}/cuda/kernel_resources.txt ${CMAKE_CUDA_COMPILER_VERSION})
+  set_tests_properties(cuda_compile cuda_compile_baseline PROPERTIES LABELS cuda_compile)
 endif()
+add_test(NAME cuda_coverage_can_fail COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/cuda_coverage.py --self-test)
+set_tests_properties(cuda_coverage_can_fail PROPERTIES LABELS structure)
 
 # A stranger's program against the installed package; only a release build has the size and speed to judge.
 if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT BINADE_SANITIZE)

@@ -2,6 +2,10 @@
 // instead of a crash when any of its calls fails.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
+
+#include "binade/core/autograd/observer.h"
 #include "binade/tests/core/expect_error.h"
 #include "binade/tests/cuda/networks.h"
 #include "binade/tests/cuda/simulated.h"
@@ -86,6 +90,89 @@ TEST_P(GptLayer, TakesFewLaunches) {
     EXPECT_LE(launches, 24U);
     EXPECT_EQ(memsets, 0U);
   }
+}
+
+// What the operations of a step have to move if each reads its operands and writes its results once, forward and
+// backward, in the dtypes the door gave them. Views move nothing. Casts are left out: they are the price of precision.
+class MustMove : public Observer {
+ public:
+  void on_forward_call(const ForwardCall& call) override {
+    if (is_view(call) || call.op->name() == "cast") return;
+    for (const Tensor& x : call.seen) bytes += bytes_of(x);
+    bytes += bytes_of(call.output);
+    std::uint64_t& saved = saved_[call.sequence];  // read again by the gradient: what a product or a curve depends on
+    if (call.op->name() == "add") return;
+    for (const Tensor& x : call.seen) saved += bytes_of(x);
+  }
+  void on_gradients(const BackwardCall& call) override {
+    const auto saved = saved_.find(call.sequence);
+    if (saved == saved_.end()) return;
+    bytes += saved->second + bytes_of(call.dy);
+    for (const DeliveredGradient& g : call.gradients) bytes += bytes_of(g.gradient);
+  }
+  std::uint64_t bytes = 0;
+
+ private:
+  static std::uint64_t bytes_of(const Tensor& x) {
+    return x ? static_cast<std::uint64_t>(x.numel() * size_of(x.dtype())) : 0;
+  }
+  static bool is_view(const ForwardCall& call) {
+    const std::byte* const out = TensorView(call.output).data;
+    return std::any_of(call.seen.begin(), call.seen.end(), [&](const Tensor& x) {
+      const std::byte* const start = TensorView(x).data;
+      return out && start && out >= start && out < start + bytes_of(x);
+    });
+  }
+  std::map<std::uint64_t, std::uint64_t> saved_;
+};
+
+// Bytes that a layer's kernels ask memory for, against what must move. The simulated device has no caches: what a kernel
+// reads twice counts twice, which a GPU mostly finds in its L1 or L2. Library calls count each operand once.
+TEST_P(GptLayer, MovesFewBytes) {
+  constexpr std::int64_t batch = 2, time = 64;
+  const auto moved = [&](std::int64_t layers, std::uint64_t& must) {
+    manual_seed(3);
+    nn::GPT model({.vocab_size = 65, .block_size = time, .n_layer = layers, .n_head = 2, .n_embd = 64});
+    model.to(gpu);
+    const Tensor tokens = randint(0, 65, {batch, time}).to(gpu), targets = randint(0, 65, {batch, time}).to(gpu);
+    MustMove watched;
+    const auto step = [&] {
+      const amp::Autocast autocast(autocast_dtype(GetParam()));
+      model.zero_grad();
+      model.loss(tokens, targets).backward();
+      synchronize(gpu);
+    };
+    step();
+    const simt::Counters before = simulator->counters();
+    {
+      const ObserverScope watching(watched);
+      step();
+    }
+    const simt::Counters after = simulator->counters();
+    must = watched.bytes;
+    simt::Counters used;
+    used.kernel_bytes_read = after.kernel_bytes_read - before.kernel_bytes_read;
+    used.kernel_bytes_written = after.kernel_bytes_written - before.kernel_bytes_written;
+    used.library_bytes_read = after.library_bytes_read - before.library_bytes_read;
+    used.library_bytes_written = after.library_bytes_written - before.library_bytes_written;
+    return used;
+  };
+  std::uint64_t must_two = 0, must_three = 0;
+  const simt::Counters two = moved(2, must_two), three = moved(3, must_three);
+  if (three.kernel_bytes_read == 0) GTEST_SKIP() << "only checked kernels count bytes";
+  const std::uint64_t must = must_three - must_two,
+                      kernels = three.kernel_bytes_read - two.kernel_bytes_read + three.kernel_bytes_written -
+                                two.kernel_bytes_written,
+                      libraries = three.library_bytes_read - two.library_bytes_read + three.library_bytes_written -
+                                  two.library_bytes_written;
+  const auto per_token = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (batch * time); };
+  const double ratio = static_cast<double>(kernels + libraries) / static_cast<double>(must);
+  std::printf("  simulated device: %.0f bytes moved per token and GPT layer, %.0f of them by libraries; %.0f must move: "
+              "%.2f times\n",
+              per_token(kernels + libraries), per_token(libraries), per_token(must), ratio);
+  EXPECT_GT(libraries, 0U);
+  EXPECT_GE(ratio, 1.0);
+  EXPECT_LE(ratio, GetParam() == Mode::fp32 ? 1.85 : 2.0);
 }
 
 // The n-th call of each kind fails, for every n a step has. The weights may then be half updated; the device works on.

@@ -15,7 +15,9 @@ struct Counters {
   std::uint64_t allocations = 0, frees = 0;           // of device memory
   std::uint64_t pinned_allocations = 0;
   std::uint64_t event_records = 0, stream_waits = 0;
-  std::uint64_t kernel_bytes_read = 0, kernel_bytes_written = 0;  // global memory, checked kernels only
+  // Global memory, by checked kernels only: each access counts, for there are no caches.
+  std::uint64_t kernel_bytes_read = 0, kernel_bytes_written = 0;
+  std::uint64_t library_bytes_read = 0, library_bytes_written = 0;  // by cuBLASLt and cuDNN: each operand once
 };
 
 // Of everything since the process began, or since reset_counters().

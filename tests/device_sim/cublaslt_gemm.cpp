@@ -88,6 +88,7 @@ Matrix matrix_of(const void* data, const Layout& l) {
 
 bool touch(const OperationContext& context, const char* what, const Matrix& x, Access access) {
   const auto size = static_cast<std::int64_t>(bytes_of(x.type));
+  count_library_bytes(static_cast<std::size_t>((x.stride ? x.batches : 1) * x.rows * x.cols * size), access);
   for (std::int32_t q = 0; q < (x.stride ? x.batches : 1); ++q) {
     const char* start = static_cast<const char*>(x.data) + q * x.stride * size;
     if (x.ld == x.rows) {
@@ -102,6 +103,7 @@ bool touch(const OperationContext& context, const char* what, const Matrix& x, A
 }
 
 bool touch_vector(const OperationContext& context, const char* what, const void* p, std::size_t bytes, Access access) {
+  if (p) count_library_bytes(bytes, access);
   return !p || check_range(context.user(what), p, bytes, access);
 }
 

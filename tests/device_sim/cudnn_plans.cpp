@@ -212,11 +212,13 @@ std::size_t workspace_of(const PlanSpec& spec) { return std::holds_alternative<S
 bool touch(const simt::OperationContext& context, const Operand& x, bool output) {
   const auto size = static_cast<std::int64_t>(size_of(x.t.dtype));
   const std::int64_t run = x.t.strides[3] == 1 ? x.t.dims[3] : 1;  // elements side by side
+  const simt::Access access = output ? simt::Access::write : simt::Access::read;
   bool ok = true;
   for_each({x.t.dims[0], x.t.dims[1], x.t.dims[2], x.t.dims[3] / run}, [&](const Index& i) {
     ok = ok &&
          simt::check_range(context.user("a cuDNN plan"), static_cast<const char*>(x.data) + x.at(i) * size,
-                           static_cast<std::size_t>(run * size), output ? simt::Access::write : simt::Access::read);
+                           static_cast<std::size_t>(run * size), access);
+    simt::count_library_bytes(static_cast<std::size_t>(run * size), access);
   });
   return ok;
 }

@@ -247,7 +247,7 @@ void Runtime::forget_all() {
   for (Graph* g : graphs) delete g;
   for (GraphExec* g : graph_execs) delete g;
   for (MemoryPool* p : pools) delete p;
-  events.clear(), graphs.clear(), graph_execs.clear(), pools.clear(), peers.clear(), dynamic_shared_limit.clear();
+  events.clear(), graphs.clear(), graph_execs.clear(), pools.clear(), retired.clear(), peers.clear(), dynamic_shared_limit.clear();
   device_memory().forget_all();
   pinned_memory().forget_all();
   sticky.assign(sticky.size(), cudaSuccess);
@@ -270,6 +270,7 @@ void reset_simulator() {
 }
 
 void Runtime::check_exit() {
+  write_launches();
   bool broken = false;
   for (const cudaError_t error : sticky) broken = broken || error != cudaSuccess;
   for (const auto& [handle, stream] : streams) {

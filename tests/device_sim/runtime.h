@@ -123,9 +123,15 @@ class Runtime {
   std::set<Graph*> graphs;
   std::set<GraphExec*> graph_execs;
   std::set<MemoryPool*> pools;  // made by the user
+  std::vector<std::shared_ptr<void>> retired;  // destroyed events and graphs, empty: nothing new gets their handles
   std::vector<MemoryPool> default_pools;
   std::vector<MemoryPool*> current_pools;
   std::map<const void*, int> dynamic_shared_limit;  // of kernels that raised it
+  struct Largest {  // launch of a kernel
+    unsigned threads = 0;
+    std::size_t dynamic_shared = 0;
+  };
+  std::map<const void*, Largest> largest;
   std::set<std::pair<int, int>> peers;
   std::vector<cudaError_t> sticky;  // per device
   Clock host;                       // what the host has waited for
@@ -144,7 +150,13 @@ class Runtime {
   void host_waits_for(const Clock& clock);
   cudaError_t run_operation(const Operation& operation, int device, Lock& lock);
   bool any_capture() const;
+  template <class T>
+  void retire(T* object) {
+    *object = {};
+    retired.push_back(std::shared_ptr<T>(object));
+  }
   void check_exit();
+  void write_launches() const;  // BINADE_SIM_LAUNCHES
   void forget_all();
 
  private:
@@ -152,6 +164,10 @@ class Runtime {
 };
 
 Runtime& runtime();
+inline void count_library_bytes(std::size_t bytes, Access access) {  // while an operation runs
+  Counters& c = runtime().counted;
+  (access == Access::read ? c.library_bytes_read : c.library_bytes_written) += bytes;
+}
 cudaError_t injected_error(const char* function);  // that a call of this function is to fail with now; the lock is held
 int current_device();
 void set_current_device(int device);

@@ -189,7 +189,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t handle) {
   Call call("cudaGraphDestroy");
   auto* graph = reinterpret_cast<Graph*>(handle);
   if (!runtime().graphs.erase(graph)) return call.refuse(cudaErrorInvalidValue, "bad-handle", "not a graph");
-  delete graph;
+  runtime().retire(graph);
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t handle) {
@@ -198,7 +198,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t handle) {
   if (!runtime().graph_execs.erase(exec)) {
     return call.refuse(cudaErrorInvalidValue, "bad-handle", "not an executable graph");
   }
-  delete exec;
+  runtime().retire(exec);
   return cudaSuccess;
 }
 

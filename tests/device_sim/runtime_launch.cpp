@@ -1,4 +1,8 @@
 // Kernel launches and what the runtime says about kernels.
+#include <dlfcn.h>
+
+#include <cstdio>
+
 #include "binade/core/base/error.h"
 #include "findings.h"
 #include "grid.h"
@@ -53,6 +57,9 @@ void enqueue_kernel(dim3 grid, dim3 block, std::size_t shared, cudaStream_t hand
   cudaError_t error = check_launch(call, grid, block, shared, handle, stream, kernel);
   if (error == cudaSuccess) {
     ++runtime().counted.launches;
+    Runtime::Largest& largest = runtime().largest[kernel.function];
+    largest.threads = std::max(largest.threads, block.x * block.y * block.z);
+    largest.dynamic_shared = std::max(largest.dynamic_shared, shared);
     const auto run = [=](OperationContext& context) {
       if (!kernel.checked) note_unchecked_kernel();
       return the_grid().run({grid, block, shared, &kernel, context.device, &context.clock});
@@ -65,6 +72,20 @@ void enqueue_kernel(dim3 grid, dim3 block, std::size_t shared, cudaStream_t hand
   binade::fail({"launch of ", place_of(kernel.function).function, ": ", cudaGetErrorString(error), " (",
                 cudaGetErrorName(error), ", grid ", text_of(grid), ", block ", text_of(block), ", ",
                 std::to_string(shared), " bytes of shared memory, simulated device)"});
+}
+
+// A line per kernel: the library it is in, its place there, threads of a block, bytes of dynamic shared memory.
+void Runtime::write_launches() const {
+  if (settings().launches.empty()) return;
+  FILE* const file = std::fopen(settings().launches.c_str(), "a");
+  if (!file) return;
+  for (const auto& [function, most] : largest) {
+    Dl_info info{};
+    if (!dladdr(function, &info) || !info.dli_fname) continue;
+    const auto offset = static_cast<const char*>(function) - static_cast<const char*>(info.dli_fbase);
+    std::fprintf(file, "%s %zx %u %zu\n", info.dli_fname, static_cast<std::size_t>(offset), most.threads, most.dynamic_shared);
+  }
+  std::fclose(file);
 }
 
 }  // namespace simt

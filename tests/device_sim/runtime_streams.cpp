@@ -174,7 +174,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t handle) {
   Event* event = find_event(call, handle);
   if (!event) return cudaErrorInvalidResourceHandle;
   runtime().events.erase(event);
-  delete event;
+  runtime().retire(event);
   return cudaSuccess;
 }
 

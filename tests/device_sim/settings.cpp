@@ -48,6 +48,7 @@ Settings settings_from_environment() {
   s.devices = static_cast<int>(number("BINADE_SIM_DEVICES", 2, 0, 8));
   s.memory = static_cast<std::size_t>(number("BINADE_SIM_MEMORY", 4096, 1, 4096)) << 20;
   s.capability = static_cast<int>(number("BINADE_SIM_CAPABILITY", 90, 50, 200));
+  if (const char* launches = std::getenv("BINADE_SIM_LAUNCHES")) s.launches = launches;
   if (const char* fail = std::getenv("BINADE_SIM_FAIL")) s.fail = fail;
   if (const char* absent = std::getenv("BINADE_SIM_ABSENT")) s.absent = absent;
   return s;

@@ -1,9 +1,13 @@
 // The GPUs that plans are built for, as cuDNN's device properties. Nothing here was read from a device.
-//   threads and blocks per multiprocessor, shared memory: CUDA C++ Programming Guide, "Compute Capabilities", table
-//     "Technical Specifications per Compute Capability"; blocks also in cuda_occupancy.h, which a test compares
-//   multiprocessors, memory, L2, clocks: NVIDIA's architecture papers (GA100, GA102 with the GA106 card's data sheet,
-//     AD102, GH100, Blackwell data centre and RTX Blackwell). B200: multiprocessors and L2 as published measurements of the
-//     card say (148 of 160, 126 MiB), for the paper has neither. Clocks do not decide which kernels a plan takes.
+//   threads, blocks and shared memory per multiprocessor, registers, limits of grids and blocks: CUDA C++ Programming Guide,
+//     "Compute Capabilities", table "Technical Specifications per Compute Capability"; libcu++'s cuda/__device/arch_traits.h
+//     says the same. Blocks and shared memory are compared with the toolkit's cuda_occupancy.h by a test
+//   multiprocessors: NVIDIA's architecture papers (GA100, GA102 with the GA106 card's data sheet, AD102, GH100, RTX
+//     Blackwell); B200: as the cards say
+//   memory, L2, clocks: what the cards say of themselves in published outputs of NVIDIA's deviceQuery, on Linux; B200:
+//     pytorch/ao pull request 4002 (148 multiprocessors, 126.50 MiB of L2, 3996 MHz), and 182631 MiB as PyTorch prints it.
+//     The Blackwell Tuning Guide rounds B200's L2 to 126 MB. RTX 3060: the paper's chip has 3 MiB of L2, the card says
+//     2.25. The clock of B200 has no source that we know; clocks decide no plan.
 #pragma once
 #include <fmt/format.h>
 
@@ -17,18 +21,18 @@ struct GpuDescription {
   int architecture;  // compute capability 8.6: 860
   int multiprocessors, threads_per_multiprocessor, blocks_per_multiprocessor;
   int shared_kib;  // per multiprocessor; a block may have all but 1 KiB
-  int memory_gib;
+  int memory_mib;
   int l2_kib;
   int clock_mhz, memory_clock_mhz;
 };
 
 inline constexpr GpuDescription gpus[] = {
-    {"NVIDIA A100-SXM4-80GB", 800, 108, 2048, 32, 164, 80, 40960, 1410, 1593},
-    {"NVIDIA GeForce RTX 3060", 860, 28, 1536, 16, 100, 12, 3072, 1777, 7501},
-    {"NVIDIA GeForce RTX 4090", 890, 128, 1536, 24, 100, 24, 73728, 2520, 10501},
-    {"NVIDIA H100 80GB HBM3", 900, 132, 2048, 32, 228, 80, 51200, 1980, 2619},
-    {"NVIDIA B200", 1000, 148, 2048, 32, 228, 180, 129024, 1965, 3996},
-    {"NVIDIA GeForce RTX 5090", 1200, 170, 1536, 24, 100, 32, 98304, 2407, 14001},
+    {"NVIDIA A100-SXM4-80GB", 800, 108, 2048, 32, 164, 81051, 40960, 1410, 1593},
+    {"NVIDIA GeForce RTX 3060", 860, 28, 1536, 16, 100, 12044, 2304, 1777, 7501},
+    {"NVIDIA GeForce RTX 4090", 890, 128, 1536, 24, 100, 24081, 73728, 2520, 10501},
+    {"NVIDIA H100 80GB HBM3", 900, 132, 2048, 32, 228, 81090, 51200, 1980, 2619},
+    {"NVIDIA B200", 1000, 148, 2048, 32, 228, 182631, 129536, 1965, 3996},
+    {"NVIDIA GeForce RTX 5090", 1200, 170, 1536, 24, 100, 32101, 98304, 2407, 14001},
 };
 
 inline std::string properties_of(const GpuDescription& g) {
@@ -40,7 +44,7 @@ inline std::string properties_of(const GpuDescription& g) {
       R"("supportCoopLaunch":1,"totalGlobalMem":{},"smClockRateKHz":{},"memClockRateKHz":{},"l2CacheSize":{},)"
       R"("pciDeviceId":0}})",
       g.architecture, g.name, g.multiprocessors, (g.shared_kib - 1) * 1024, g.blocks_per_multiprocessor,
-      g.threads_per_multiprocessor, std::int64_t{g.memory_gib} << 30, g.clock_mhz * 1000, g.memory_clock_mhz * 1000,
+      g.threads_per_multiprocessor, std::int64_t{g.memory_mib} << 20, g.clock_mhz * 1000, g.memory_clock_mhz * 1000,
       g.l2_kib * 1024);
 }
 

@@ -32,28 +32,43 @@ struct Attention {
   const char* name;
   std::int64_t batch, heads, kv_heads, time, d;
   bool causal = true, packed = true;  // packed: views of [batch, time, 3 heads d], as nn::GPT has them
+  std::int64_t keys = 0;              // 0: as many as queries
 };
+// Dropout is not among them: it goes to our own kernels (docs/gpu_truth.md).
 constexpr Attention attentions[] = {
     {"gpt tiny", 12, 4, 4, 64, 32},
     {"gpt small", 8, 6, 6, 256, 64},
     {"gpt2, 1024 tokens", 4, 12, 12, 1024, 64},
+    {"gpt2-xl, 25 heads", 4, 25, 25, 1024, 64},  // medium and large differ in the number of heads only
     {"separate, not causal", 2, 8, 8, 512, 128, false, false},
     {"grouped-query", 2, 8, 2, 512, 64, true, false},
+    {"fewer queries than keys", 2, 8, 8, 64, 64, true, false, 320},
+};
+// A sequence that grows token by token, as GPT::generate makes: forward only.
+constexpr Attention growing[] = {
+    {"generate, 1 token", 1, 4, 4, 1, 32},
+    {"generate, 63 tokens", 1, 4, 4, 63, 32},
+    {"generate, 201 tokens", 1, 6, 6, 201, 64},
 };
 
+// A view of [batch, time, parts heads d] as the backend describes it.
 PlanTensor heads_of(const Attention& a, DType dtype, std::int64_t heads, std::int64_t parts) {
   const std::int64_t row = parts * heads * a.d;
-  return {true, dtype, {a.batch, heads, a.time, a.d}, {a.time * row, a.d, row, 1}};
+  return plan_tensor({.data = nullptr,
+                      .shape = {a.batch, heads, a.time, a.d},
+                      .strides = {a.time * row, a.d, row, 1},
+                      .dtype = dtype,
+                      .device = {}});
 }
 SdpaForward forward_of(const Attention& a, DType dtype) {
-  const std::int64_t parts = a.packed ? 3 : 1;
-  const auto of = [&](std::int64_t heads, std::int64_t count) {
-    return a.packed ? heads_of(a, dtype, heads, count) : laid_out(dtype, {a.batch, heads, a.time, a.d});
+  const std::int64_t parts = a.packed ? 3 : 1, keys = a.keys ? a.keys : a.time;
+  const auto of = [&](std::int64_t heads, std::int64_t count, std::int64_t time) {
+    return a.packed ? heads_of(a, dtype, heads, count) : laid_out(dtype, {a.batch, heads, time, a.d});
   };
-  return {of(a.heads, parts),
-          of(a.kv_heads, parts),
-          of(a.kv_heads, parts),
-          of(a.heads, 1),
+  return {of(a.heads, parts, a.time),
+          of(a.kv_heads, parts, keys),
+          of(a.kv_heads, parts, keys),
+          of(a.heads, 1, a.time),
           laid_out(DType::f32, {a.batch, a.heads, a.time, 1}),
           0.125,
           a.causal};
@@ -74,6 +89,8 @@ constexpr Convolution convolutions[] = {
     {"strided 3x3", 16, 64, 128, 14, 3, 2, 1, false, false},
     {"first layer 5x5", 16, 1, 32, 28, 5, 1, 2, false, false},
     {"3x3, last into first", 16, 32, 64, 28, 3, 1, 1, true, false},
+    {"compare_my_model, first", 64, 1, 16, 8, 3, 1, 1, false, false},
+    {"compare_my_model, second", 64, 16, 32, 4, 3, 1, 1, false, false},
 };
 std::vector<PlanSpec> plans_of(const Convolution& c, DType dtype) {
   constexpr std::array<int, 4> last{1, 3, 2, 0}, first{3, 2, 1, 0};
@@ -144,6 +161,13 @@ TEST_F(CudnnPlans, AttentionOfTheExamplesAndOfGpt2) {
   fmt::print("{} plans\n", built_);
 }
 
+TEST_F(CudnnPlans, AttentionOverSequencesOfAnyLength) {
+  for (const GpuDescription& gpu : gpus)
+    for (const DType dtype : half_types)
+      for (const Attention& a : growing) EXPECT_EQ(build(gpu, a.name, forward_of(a, dtype)), "") << gpu.name;
+  fmt::print("{} plans\n", built_);
+}
+
 TEST_F(CudnnPlans, ConvolutionsOfASmallNetwork) {
   for (const GpuDescription& gpu : gpus)
     for (const DType dtype : half_types)
@@ -194,11 +218,16 @@ TEST_F(CudnnPlans, PlansComeBackFromTheirBytes) {
     }
 }
 
-TEST(Gpus, HaveAsManyBlocksAsTheToolkitsOccupancyTable) {
+TEST(Gpus, AreAsTheToolkitsOccupancyTableSays) {
   for (const GpuDescription& gpu : gpus) {
     cudaOccDeviceProp properties{};
     properties.computeMajor = gpu.architecture / 100;
     properties.computeMinor = gpu.architecture / 10 % 10;
+    const std::size_t capacity = static_cast<std::size_t>(gpu.shared_kib) * 1024;
+    std::size_t fits = capacity, more = capacity + 1;
+    EXPECT_EQ(cudaOccAlignUpShmemSizeVoltaPlus(&fits, &properties), CUDA_OCC_SUCCESS) << gpu.name;
+    EXPECT_EQ(fits, capacity) << gpu.name << ": one of the capacities";
+    EXPECT_NE(cudaOccAlignUpShmemSizeVoltaPlus(&more, &properties), CUDA_OCC_SUCCESS) << gpu.name << ": the largest";
     int blocks = 0;
     ASSERT_EQ(cudaOccMaxBlocksPerMultiprocessor(&blocks, &properties), CUDA_OCC_SUCCESS) << gpu.name;
     EXPECT_EQ(blocks, gpu.blocks_per_multiprocessor) << gpu.name;
