@@ -19,7 +19,7 @@ class Hosts {
 
   // mpiexec runs on the first host and reaches the second through hosts.sh in place of ssh.
   Job run(const std::string& program, const Arguments& arguments, const Environment& environment = {},
-          double limit_s = 60) const {
+          double limit_s = 150) const {
     Environment variables{{"BINADE_HOSTS", name_}};
     variables.insert(environment.begin(), environment.end());
     Arguments all{"on", "1", mpiexec, "-n", "2"};

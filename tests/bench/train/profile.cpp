@@ -33,10 +33,12 @@ double bytes_of(std::span<const kernel::GradItem> items) {
   for (const auto& item : items) sum += bytes_of(item.grad);
   return sum;
 }
-double bytes_of(std::span<const kernel::OptimizerItem> items) {  // all but the gradient are read and written
+// All are read and written but the gradient and the 16-bit rounding.
+double bytes_of(std::span<const kernel::OptimizerItem> items) {
   double sum = 0;
   for (const auto& item : items)
-    sum += bytes_of(item.grad) + 2 * (bytes_of(item.param) + bytes_of(item.master) + bytes_of(item.m) + bytes_of(item.v));
+    sum += bytes_of(item.grad) + bytes_of(item.rounded) +
+           2 * (bytes_of(item.param) + bytes_of(item.master) + bytes_of(item.m) + bytes_of(item.v));
   return sum;
 }
 template <class Other>
