@@ -38,7 +38,7 @@ class Evidence : public testing::Test {
 };
 
 TEST_F(Evidence, Fp16WithoutLossScalingCollapsesInCaseAAndWithItMatches) {
-  const Comparison c = run_case("A", "fp32,fp16-noscale,fp16", 3, 300);
+  const Comparison c = run_case("A", "fp32,fp16-noscale,fp16", 3, 600);
   EXPECT_EQ(c.modes[1].verdict.label, Label::failed) << c.modes[1].verdict.reason;
   for (const compare::SeedRun& run : c.modes[1].seeds)
     EXPECT_NEAR(run.final_train_loss(), std::log(10.0), 0.02) << "ten classes, nothing learned; seed " << run.seed;
