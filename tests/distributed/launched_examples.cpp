@@ -1,5 +1,4 @@
 // The example programs as MPI jobs: the same results for any number of ranks, one voice, and a killed job resumed.
-#include "binade/core/io/checkpoint.h"
 #include "binade/tests/distributed/launched_examples.h"
 
 namespace {
@@ -79,20 +78,7 @@ TEST_F(LaunchedExamples, PrecisionCompare) {
 
 TEST_F(LaunchedExamples, AKilledJobResumesWithAnotherNumberOfRanks) {
   const DataFolder folder;
-  constexpr int steps = 60;
-  const auto flags = [&](const std::string& name) {
-    return gpt_flags(folder, name, steps, "fp16") + Arguments{"--deterministic-reduction", "--every", "5"};
-  };
-  const Job whole = run_job(1, example_program("gpt"), flags("whole"));
-  ASSERT_EQ(whole.finished.exit_code, 0) << whole.output();
-  kill_once_saved(2, flags("killed"), folder / "killed.ckpt");
-  const std::int64_t saved = io::load_checkpoint(folder / "killed.ckpt").step;  // it is whole
-  ASSERT_GT(saved, 0);
-  ASSERT_LT(saved, steps);
-  const Job resumed = run_job(4, example_program("gpt"), flags("killed") + Arguments{"--resume"});
-  ASSERT_EQ(resumed.finished.exit_code, 0) << resumed.output();
-  expect_same_lines(json_lines(folder / "killed.jsonl"), json_lines(folder / "whole.jsonl"));
-  EXPECT_TRUE(read_file(folder / "killed.ckpt") == read_file(folder / "whole.ckpt"));
+  expect_a_killed_job_resumes(folder, 60, {});
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <filesystem>
 
+#include "binade/core/io/checkpoint.h"
 #include "binade/tests/distributed/job.h"
 #include "binade/tests/examples/json_lines.h"
 #include "binade/tests/examples/small_data.h"
@@ -59,6 +60,26 @@ inline void kill_once_saved(std::size_t ranks, const Arguments& flags, const std
   const Job killed = finish(job, 30);
   EXPECT_TRUE(killed.ended) << "the job goes on without a rank";
   EXPECT_NE(killed.finished.exit_code, 0) << killed.finished.out;
+}
+
+// A gpt job of 2 ranks is killed and resumed with 4: "killed" then has the losses and the checkpoint of "whole", a run of
+// one rank that nobody disturbed.
+inline void expect_a_killed_job_resumes(const DataFolder& folder, int steps, const Arguments& more) {
+  const auto flags = [&](const std::string& name) {
+    return gpt_flags(folder, name, steps, "fp16") + Arguments{"--deterministic-reduction", "--every", "5"} + more;
+  };
+  const Job whole = run_job(1, example_program("gpt"), flags("whole"));
+  ASSERT_EQ(whole.finished.exit_code, 0) << whole.output();
+  kill_once_saved(2, flags("killed"), folder / "killed.ckpt");
+  const std::int64_t saved = io::load_checkpoint(folder / "killed.ckpt").step;  // it is whole
+  ASSERT_GT(saved, 0);
+  ASSERT_LT(saved, steps);
+  const json first = json_lines(folder / "killed.jsonl").at(0);  // with its times, which another run would not repeat
+  const Job resumed = run_job(4, example_program("gpt"), flags("killed") + Arguments{"--resume"});
+  ASSERT_EQ(resumed.finished.exit_code, 0) << resumed.output();
+  EXPECT_EQ(json_lines(folder / "killed.jsonl").at(0), first) << "it has started anew";
+  expect_same_lines(json_lines(folder / "killed.jsonl"), json_lines(folder / "whole.jsonl"));
+  EXPECT_TRUE(read_file(folder / "killed.ckpt") == read_file(folder / "whole.ckpt"));
 }
 
 }  // namespace binade::test

@@ -77,20 +77,8 @@ TEST_F(LaunchedZero1, MlpHasTheResultsOfTheRunWithoutIt) {
 TEST_F(LaunchedZero1, AKilledJobResumesWithAnotherNumberOfRanks) {
   const DataFolder folder;
   constexpr int steps = 60;
-  const auto flags = [&](const std::string& name) {
-    return gpt_flags(folder, name, steps, "fp16") + Arguments{"--deterministic-reduction", "--zero1", "--every", "5"};
-  };
-  const Job whole = run_job(1, example_program("gpt"), flags("whole"));
-  ASSERT_EQ(whole.finished.exit_code, 0) << whole.output();
+  ASSERT_NO_FATAL_FAILURE(expect_a_killed_job_resumes(folder, steps, {"--zero1"}));
   EXPECT_EQ(files_of_optimizer(folder, "whole"), (std::vector<std::string>{"whole.ckpt.optimizer.60.0-of-1"}));
-  kill_once_saved(2, flags("killed"), folder / "killed.ckpt");
-  const std::int64_t saved = io::load_checkpoint(folder / "killed.ckpt").step;
-  ASSERT_GT(saved, 0);
-  ASSERT_LT(saved, steps);
-  const Job resumed = run_job(4, example_program("gpt"), flags("killed") + Arguments{"--resume"});
-  ASSERT_EQ(resumed.finished.exit_code, 0) << resumed.output();
-  expect_same_lines(json_lines(folder / "killed.jsonl"), json_lines(folder / "whole.jsonl"));
-  EXPECT_TRUE(read_file(folder / "killed.ckpt") == read_file(folder / "whole.ckpt"));
   EXPECT_EQ(files_of_optimizer(folder, "killed").size(), 4U) << "those of earlier steps are gone";
   // The optimizer's state is not in the checkpoint, nor a whole one beside it.
   const Job without = run_job(1, example_program("gpt"), gpt_flags(folder, "killed", 2 * steps, "fp16") + Arguments{"--resume"});
