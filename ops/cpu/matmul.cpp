@@ -1,5 +1,5 @@
-// kernel::matmul: batches and tiles of one product, shared out over threads. The tiles depend on the shape alone, so
-// the bits do not depend on the number of threads.
+// kernel::matmul: batches and tiles of one product, shared out over threads. The tiles depend on the shape and the
+// machine, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <optional>
 #include <vector>

@@ -2,7 +2,6 @@
 #include "binade/ops/cpu/matmul_tiling.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "binade/ops/cpu/threads.h"
