@@ -77,28 +77,21 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
         db(static_cast<std::size_t>(dbias ? chunks * n : 0));
     parallel_for(rows, rows_each, [&](std::int64_t begin, std::int64_t end) {
       std::vector<C> room = room_for<T>(n), grad_room = room_for<G>(n), out_room = room_for<T>(n);
-      std::vector<C> added(static_cast<std::size_t>(accumulate.x ? n : 0));
       C* dw_chunk = dweight ? dw.data() + begin / rows_each * n : nullptr;
       C* db_chunk = dbias ? db.data() + begin / rows_each * n : nullptr;
       for (std::int64_t r = begin; r < end; ++r) {
         const C* in = row_in(x.as<T>() + r * n, n, room.data());
         const C* grad = row_in(dy.as<G>() + r * n, n, grad_room.data());
         const C m = mean ? mean.as<C>()[r] : C(0), s = rstd.as<C>()[r];
-        if (dw_chunk || db_chunk) row_norm_columns(in, grad, m, s, dw_chunk, db_chunk, n);
-        if (dx) {
-          const NormSums sums = row_norm_sums(in, grad, m, s, or_null(w), n);
-          const C c1 = mean ? static_cast<C>(sums.g / static_cast<double>(n)) : C(0);
-          const C c2 = static_cast<C>(sums.g_xhat / static_cast<double>(n));
-          T* target = dx.as<T>() + r * n;
-          C* out = accumulate.x ? added.data() : row_for(target, out_room.data());
-          row_norm_grad(in, grad, m, s, or_null(w), c1, c2, s, out, n);
-          if (accumulate.x) {
-            const C* before = row_in(target, n, room.data());  // x's row is no longer needed
-            out = row_for(target, out_room.data());
-            for (std::int64_t j = 0; j < n; ++j) out[j] = before[j] + added[static_cast<std::size_t>(j)];
-          }
-          row_out(out, target, n);
-        }
+        const NormSums sums = row_norm_sums(in, grad, m, s, or_null(w), dw_chunk, db_chunk, n);
+        if (!dx) continue;
+        const C c1 = mean ? static_cast<C>(sums.g / static_cast<double>(n)) : C(0);
+        const C c2 = static_cast<C>(sums.g_xhat / static_cast<double>(n));
+        T* target = dx.as<T>() + r * n;
+        C* out = row_for(target, out_room.data());
+        if (accumulate.x) row_in(target, n, out_room.data());
+        row_norm_grad(in, grad, m, s, or_null(w), c1, c2, s, accumulate.x, out, n);
+        row_out(out, target, n);
       }
     });
     const auto combine = [&](const std::vector<C>& partial, const TensorView& out) {
@@ -210,7 +203,7 @@ void batch_norm_backward(TensorView x, TensorView mean, TensorView rstd, TensorV
       for (std::int64_t i = 0; i < channel.slices(); ++i) {
         const NormSums part =
             row_norm_sums(channel.read(x.as<T>(), i, room.data()), channel.read(dy.as<T>(), i, grad_room.data()), m, s,
-                          nullptr, channel.width());
+                          nullptr, nullptr, nullptr, channel.width());
         sums.g += part.g;
         sums.g_xhat += part.g_xhat;
       }
@@ -223,8 +216,8 @@ void batch_norm_backward(TensorView x, TensorView mean, TensorView rstd, TensorV
         const C* in = channel.read(x.as<T>(), i, room.data());
         const C* grad = channel.read(dy.as<T>(), i, grad_room.data());
         C* out = channel.place(dx.as<T>(), i, room.data());
-        row_norm_grad(in, grad, m, s, static_cast<const C*>(nullptr), c1, c2, w.empty() ? s : s * w[at], out,
-                      channel.width());
+        row_norm_grad(in, grad, m, s, static_cast<const C*>(nullptr), c1, c2, w.empty() ? s : s * w[at], false,
+                      out, channel.width());
         channel.write(out, dx.as<T>(), i);
       }
     });

@@ -5,6 +5,7 @@
 // foreach_target first
 #include "binade/ops/cpu/row_math.h"
 #include "binade/ops/cpu/simd.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 // Everything a kernel calls becomes part of it: g++ -O2 alone would call the loop's body once per vector.
@@ -49,26 +50,47 @@ HWY_INLINE void for_row(std::int64_t count, const Body& body) {
   }
 }
 
-// Sum over a row of term(i-th vectors): four partial sums, so that rounding grows slowly and adds do not wait.
-template <class Term>
-HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
+// Asks for what is read next, a vector at a time: what follows a row is mostly the next one. So memory works while a
+// row that is already in cache is computed with; otherwise one waits for the other in turns.
+HWY_INLINE void ask_for(const float*& ahead) {
+  hwy::Prefetch(ahead);
+  ahead += lanes();
+}
+
+// body(load, store, sums[k]) for every vector of a row, four sets of partial sums in turns: rounding grows slowly and adds
+// do not wait for each other.
+template <class Sums, class Body>
+HWY_INLINE void for_row_with_sums(std::int64_t count, Sums (&sums)[4], const Body& body) {
   const D d;
   const std::size_t n = static_cast<std::size_t>(count), step = lanes();
-  V s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
   std::size_t i = 0;
-  const auto at = [&](std::size_t j)
-                      HWY_ATTR { return [&d, j](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + j); }; };
+  const auto at = [&](std::size_t j, Sums& to) HWY_ATTR {
+    body([&d, j](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + j); },
+         [&d, j](V v, float* y) HWY_ATTR { hn::StoreU(v, d, y + j); }, to);
+  };
   for (; i + 4 * step <= n; i += 4 * step) {
-    s0 = hn::Add(s0, term(at(i)));
-    s1 = hn::Add(s1, term(at(i + step)));
-    s2 = hn::Add(s2, term(at(i + 2 * step)));
-    s3 = hn::Add(s3, term(at(i + 3 * step)));
+    at(i, sums[0]);
+    at(i + step, sums[1]);
+    at(i + 2 * step, sums[2]);
+    at(i + 3 * step, sums[3]);
   }
-  for (; i + step <= n; i += step) s0 = hn::Add(s0, term(at(i)));
+  for (; i + step <= n; i += step) at(i, sums[0]);
   if (const std::size_t left = n - i; left != 0) {
-    s1 = hn::Add(s1, term([&](const float* x, float fill) HWY_ATTR { return load_end(x + i, left, fill); }));
+    body([&](const float* x, float fill) HWY_ATTR { return load_end(x + i, left, fill); },
+         [&](V v, float* y) HWY_ATTR { store_end(v, y + i, left); }, sums[1]);
   }
-  return total(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
+}
+
+// Sum over a row of term(i-th vectors).
+template <class Term>
+HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
+  struct Sum {
+    V v;
+  };
+  const V zero = hn::Zero(D());
+  Sum s[4] = {{zero}, {zero}, {zero}, {zero}};
+  for_row_with_sums(count, s, [&](const auto& load, const auto&, Sum& sum) HWY_ATTR { sum.v = hn::Add(sum.v, term(load)); });
+  return total(hn::Add(hn::Add(s[0].v, s[1].v), hn::Add(s[2].v, s[3].v)));
 }
 
 [[gnu::flatten]] float Max(const float* x, std::int64_t n) {
@@ -91,7 +113,9 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
 }
 [[gnu::flatten]] float Squares(const float* x, float mean, std::int64_t n) {
   const V m = hn::Set(D(), mean);
+  const float* ahead = x + n;
   return sum_row(n, [&](const auto& load) HWY_ATTR {
+    ask_for(ahead);
     const V v = hn::Sub(load(x, mean), m);
     return hn::Mul(v, v);
   });
@@ -122,23 +146,46 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
   });
   return total(sum);
 }
-[[gnu::flatten]] float ExpSum(const float* x, float shift, std::int64_t n) {
-  const V s = hn::Set(D(), shift);
-  return sum_row(n, [&](const auto& load) HWY_ATTR { return exp_of(hn::Sub(load(x, -HUGE_VALF), s)); });
+// Sum of exp(x - shift), and the largest x; a NaN makes the sum one.
+[[gnu::flatten]] ExpSums ExpSum(const float* x, float shift, std::int64_t n) {
+  const D d;
+  struct Sums {
+    V sum, largest;
+  };
+  const V s = hn::Set(d, shift), zero = hn::Zero(d), least = hn::Set(d, -HUGE_VALF);
+  Sums part[4] = {{zero, least}, {zero, least}, {zero, least}, {zero, least}};
+  const float* ahead = x + n;
+  for_row_with_sums(n, part, [&](const auto& load, const auto&, Sums& sums) HWY_ATTR {
+    ask_for(ahead);
+    const V v = load(x, -HUGE_VALF);
+    sums.largest = hn::Max(sums.largest, v);
+    sums.sum = hn::Add(sums.sum, exp_of(hn::Sub(v, s)));
+  });
+  const V largest = hn::Max(hn::Max(part[0].largest, part[1].largest), hn::Max(part[2].largest, part[3].largest));
+  const V sum = hn::Add(hn::Add(part[0].sum, part[1].sum), hn::Add(part[2].sum, part[3].sum));
+  return {hn::GetLane(hn::MaxOfLanes(d, largest)), total(sum)};
 }
-// By blocks that stay in cache between their largest element and their sum.
+// Block by block: one pass over a block unless it holds a new largest element, which few do.
 ExpSums MaxExpSum(const float* x, std::int64_t n) {
-  constexpr std::int64_t block = 4096;
+  constexpr std::int64_t block = 2048;
   ExpSums all{-HUGE_VALF, 0};
   for (std::int64_t i = 0; i < n; i += block) {
     const std::int64_t count = std::min(block, n - i);
-    const float largest = Max(x + i, count);
-    if (std::isnan(largest)) return {largest, largest};
+    float sum = 0, largest = 0;
+    if (all.largest > -HUGE_VALF) {
+      const ExpSums part = ExpSum(x + i, all.largest, count);
+      sum = part.sum;
+      largest = part.largest;
+    } else {
+      largest = Max(x + i, count);
+      if (std::isnan(largest)) return {largest, largest};
+    }
     if (largest > all.largest) {
       all.sum *= std::exp(all.largest - largest);
       all.largest = largest;
+      sum = ExpSum(x + i, largest, count).sum;
     }
-    if (all.largest > -HUGE_VALF) all.sum += ExpSum(x + i, all.largest, count);
+    all.sum += sum;
   }
   return all;
 }
@@ -182,33 +229,41 @@ ExpSums MaxExpSum(const float* x, std::int64_t n) {
     store(weight ? hn::MulAdd(xhat, load(weight, 0), b) : hn::Add(xhat, b), y);
   });
 }
+// All that a row adds to, in one pass; what is not wanted costs a branch that is always foreseen.
 [[gnu::flatten]] NormSums NormSumsOf(const float* x, const float* dy, float mean, float rstd, const float* weight,
-                                     std::int64_t n) {
-  const V m = hn::Set(D(), mean), one = hn::Set(D(), 1);
-  const auto g = [&](const auto& load) HWY_ATTR { return hn::Mul(load(dy, 0), weight ? load(weight, 0) : one); };
-  const float sum = sum_row(n, g);
-  const float dot = sum_row(n, [&](const auto& load) HWY_ATTR { return hn::Mul(g(load), hn::Sub(load(x, 0), m)); });
-  return {sum, static_cast<double>(dot) * static_cast<double>(rstd)};
+                                     float* dweight, float* dbias, std::int64_t n) {
+  const D d;
+  const V m = hn::Set(d, mean), r = hn::Set(d, rstd);
+  struct Sums {
+    V g, dot;
+  };
+  const V zero = hn::Zero(d);
+  Sums s[4] = {{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}};
+  const float *x_ahead = x + n, *dy_ahead = dy + n;
+  for_row_with_sums(n, s, [&](const auto& load, const auto& store, Sums& sums) HWY_ATTR {
+    ask_for(x_ahead);
+    ask_for(dy_ahead);
+    const V grad = load(dy, 0), centred = hn::Sub(load(x, mean), m);
+    const V g = weight ? hn::Mul(grad, load(weight, 0)) : grad;
+    sums.g = hn::Add(sums.g, g);
+    sums.dot = hn::Add(sums.dot, hn::Mul(g, centred));
+    if (dweight) store(hn::MulAdd(grad, hn::Mul(centred, r), load(dweight, 0)), dweight);
+    if (dbias) store(hn::Add(grad, load(dbias, 0)), dbias);
+  });
+  const float g = total(hn::Add(hn::Add(s[0].g, s[1].g), hn::Add(s[2].g, s[3].g)));
+  const float dot = total(hn::Add(hn::Add(s[0].dot, s[1].dot), hn::Add(s[2].dot, s[3].dot)));
+  return {g, static_cast<double>(dot) * static_cast<double>(rstd)};
 }
 [[gnu::flatten]] void NormGrad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1,
-                               float c2, float scale, float* dx, std::int64_t n) {
+                               float c2, float scale, bool add, float* dx, std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd), v1 = hn::Set(d, c1), v2 = hn::Set(d, c2), one = hn::Set(d, 1);
   const V s = hn::Set(d, scale);
   for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
     const V g = hn::MulSub(load(dy, 0), weight ? load(weight, 0) : one, v1);
     const V xhat = hn::Mul(hn::Sub(load(x, 0), m), r);
-    store(hn::Mul(s, hn::NegMulAdd(xhat, v2, g)), dx);
-  });
-}
-[[gnu::flatten]] void NormColumns(const float* x, const float* dy, float mean, float rstd, float* dweight, float* dbias,
-                                  std::int64_t n) {
-  const D d;
-  const V m = hn::Set(d, mean), r = hn::Set(d, rstd);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
-    const V g = load(dy, 0);
-    if (dweight) store(hn::MulAdd(g, hn::Mul(hn::Sub(load(x, 0), m), r), load(dweight, 0)), dweight);
-    if (dbias) store(hn::Add(g, load(dbias, 0)), dbias);
+    const V grad = hn::Mul(s, hn::NegMulAdd(xhat, v2, g));
+    store(add ? hn::Add(load(dx, 0), grad) : grad, dx);
   });
 }
 
@@ -233,7 +288,6 @@ HWY_EXPORT(ExpScale);
 HWY_EXPORT(Normalize);
 HWY_EXPORT(NormSumsOf);
 HWY_EXPORT(NormGrad);
-HWY_EXPORT(NormColumns);
 
 float row_max(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Max)(x, n); }
 float row_sum(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Sum)(x, n); }
@@ -266,16 +320,13 @@ void row_normalize(const float* x, float mean, float rstd, const float* weight, 
                    std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(Normalize)(x, mean, rstd, weight, bias, y, n);
 }
-NormSums row_norm_sums(const float* x, const float* dy, float mean, float rstd, const float* weight, std::int64_t n) {
-  return HWY_DYNAMIC_DISPATCH(NormSumsOf)(x, dy, mean, rstd, weight, n);
+NormSums row_norm_sums(const float* x, const float* dy, float mean, float rstd, const float* weight, float* dweight,
+                       float* dbias, std::int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(NormSumsOf)(x, dy, mean, rstd, weight, dweight, dbias, n);
 }
 void row_norm_grad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1, float c2,
-                   float scale, float* dx, std::int64_t n) {
-  HWY_DYNAMIC_DISPATCH(NormGrad)(x, dy, mean, rstd, weight, c1, c2, scale, dx, n);
-}
-void row_norm_columns(const float* x, const float* dy, float mean, float rstd, float* dweight, float* dbias,
-                      std::int64_t n) {
-  HWY_DYNAMIC_DISPATCH(NormColumns)(x, dy, mean, rstd, dweight, dbias, n);
+                   float scale, bool add, float* dx, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(NormGrad)(x, dy, mean, rstd, weight, c1, c2, scale, add, dx, n);
 }
 }  // namespace binade::cpu
 #endif

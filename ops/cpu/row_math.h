@@ -86,12 +86,13 @@ void row_normalize(const float* x, float mean, float rstd, const float* weight, 
 struct NormSums {
   double g = 0, g_xhat = 0;
 };
-// With xhat = (x - mean) rstd and g = dy weight: the sums of g and g xhat.
-NormSums row_norm_sums(const float* x, const float* dy, float mean, float rstd, const float* weight, std::int64_t n);
+// With xhat = (x - mean) rstd and g = dy weight: the sums of g and g xhat, and dweight += dy xhat, dbias += dy; weight,
+// dweight and dbias may be null.
+NormSums row_norm_sums(const float* x, const float* dy, float mean, float rstd, const float* weight, float* dweight,
+                       float* dbias, std::int64_t n);
+// dx = scale (g - c1 - xhat c2), added to what dx holds if asked
 void row_norm_grad(const float* x, const float* dy, float mean, float rstd, const float* weight, float c1, float c2,
-                   float scale, float* dx, std::int64_t n);  // dx = scale (g - c1 - xhat c2)
-void row_norm_columns(const float* x, const float* dy, float mean, float rstd, float* dweight, float* dbias,
-                      std::int64_t n);  // dweight += dy xhat, dbias += dy; either may be null
+                   float scale, bool add, float* dx, std::int64_t n);
 
 // ---- double: the same, plainly ----
 inline double row_max(const double* x, std::int64_t n) {
@@ -152,27 +153,22 @@ inline void row_normalize(const double* x, double mean, double rstd, const doubl
   }
 }
 inline NormSums row_norm_sums(const double* x, const double* dy, double mean, double rstd, const double* weight,
-                              std::int64_t n) {
+                              double* dweight, double* dbias, std::int64_t n) {
   NormSums sums;
   for (std::int64_t i = 0; i < n; ++i) {
     const double g = weight ? dy[i] * weight[i] : dy[i];
     sums.g += g;
     sums.g_xhat += g * (x[i] - mean) * rstd;
+    if (dweight) dweight[i] += dy[i] * (x[i] - mean) * rstd;
+    if (dbias) dbias[i] += dy[i];
   }
   return sums;
 }
 inline void row_norm_grad(const double* x, const double* dy, double mean, double rstd, const double* weight, double c1,
-                          double c2, double scale, double* dx, std::int64_t n) {
+                          double c2, double scale, bool add, double* dx, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) {
     const double g = weight ? dy[i] * weight[i] : dy[i];
-    dx[i] = scale * (g - c1 - (x[i] - mean) * rstd * c2);
-  }
-}
-inline void row_norm_columns(const double* x, const double* dy, double mean, double rstd, double* dweight,
-                             double* dbias, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (dweight) dweight[i] += dy[i] * (x[i] - mean) * rstd;
-    if (dbias) dbias[i] += dy[i];
+    dx[i] = (add ? dx[i] : 0) + scale * (g - c1 - (x[i] - mean) * rstd * c2);
   }
 }
 

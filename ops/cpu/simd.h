@@ -138,9 +138,8 @@ HWY_INLINE Float power_of_two(hn::Vec<I32Tag> n) {  // -126 <= n <= 127
   return hn::BitCast(F32Tag(), hn::ShiftLeft<23>(hn::Add(n, hn::Set(I32Tag(), 127))));
 }
 
-// exp(x - whole ln 2), whole the integer nearest to x / ln 2
-HWY_INLINE Float exp_fraction(Float x, Float& whole) {
-  whole = hn::Round((x * Float(1.44269504088896341)).v);
+// exp(x - whole ln 2), whole an integer at most about a half from x / ln 2
+HWY_INLINE Float exp_fraction(Float x, Float whole) {
   Float r = neg_mul_add(whole, Float(0.693359375), x);  // ln 2 in two parts: the first product is exact
   r = neg_mul_add(whole, Float(-2.12194440e-4), r);
   const Float p = polynomial(r, 5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3,
@@ -150,16 +149,19 @@ HWY_INLINE Float exp_fraction(Float x, Float& whole) {
 
 // 1 ulp for x up to 88, such as a logit less the largest; what would be subnormal is 0.
 HWY_INLINE Float exp_down(Float x) {
-  const Float least(-87.3365447504);
-  Float whole;
-  const Float y = exp_fraction(hn::Max(least.v, x.v), whole);  // a NaN in the second operand stays
-  return select(x < least, Float(), y * power_of_two(hn::ConvertTo(I32Tag(), whole.v)));
+  const Float least(-87.3365447504), rounder(0x1.8p23);  // rounder + y holds y's nearest integer in its last bits
+  const Float bounded = hn::Max(least.v, x.v);           // a NaN in the second operand stays
+  const Float sum = mul_add(bounded, Float(1.44269504088896341), rounder);
+  const Float y = exp_fraction(bounded, sum - rounder);
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(I32Tag(), sum.v));
+  const Float scale = hn::BitCast(F32Tag(), hn::Add(exponent, hn::BitCast(I32Tag(), Float(1.0).v)));
+  return select(x < least, Float(), y * scale);
 }
 
 // 1 ulp; overflows to inf, underflows through the subnormals to 0.
 HWY_INLINE Float exp(Float x) {
   const Float bounded = hn::Min(hn::Max(x.v, hn::Set(F32Tag(), -105.0F)), hn::Set(F32Tag(), 89.0F));
-  Float whole;
+  const Float whole = hn::Round((Float(bounded) * Float(1.44269504088896341)).v);
   const Float y = exp_fraction(bounded, whole);
   const auto n = hn::ConvertTo(I32Tag(), whole.v);
   const auto half = hn::ShiftRight<1>(n);  // 2^n in two factors, for n below -126 and above 127
