@@ -17,6 +17,7 @@ GPT = {"gpt2": dict(layers=12, heads=12, channels=768, vocabulary=50257),
 MLP_SIZES = 784, 256, 10
 SHAPES = {"gpt2": ["4x64", "4x256"], "char": ["8x256", "16x256"], "mlp": ["128x1"], "tiny-op": ["1x1"]}
 TINY_OPS = 1000
+PROCESSORS = os.sched_getaffinity(0)  # before torch is loaded: OMP_PROC_BIND then ties this process to one of them
 
 
 # ---- the PyTorch side: the same step as tests/bench/train/step.cpp ----------------------------------------------------
@@ -124,7 +125,7 @@ class Peer:
         self.name, self.times = name, []
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads), TORCHINDUCTOR_COMPILE_THREADS=str(threads))
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-                                        env=environment)
+                                        env=environment, preexec_fn=lambda: os.sched_setaffinity(0, PROCESSORS))
         if self.process.stdout.readline().strip() != "ready":
             self.process.wait()
             raise RuntimeError(f"{name} did not start: {' '.join(command)}")
@@ -187,7 +188,7 @@ def main():
     parser.add_argument("--shapes", type=names, help="batch x time, such as 4x64,4x256; default: each model's own")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0, help="that each peer works per round, at least one step")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(PROCESSORS))
     parser.add_argument("--compile", action="store_true", help="torch.compile too; the faster one counts")
     parser.add_argument("--json", help="write the records to this file")
     parser.add_argument("--bench", default="build/release/bench/bench_train", help="the bench_train to run")
