@@ -123,6 +123,9 @@ class Reduction {
         if (x_.dtype != dtype_of<C>) {
           read_run(x_.data + offset * size_of(x_.dtype), x_.dtype, 1, columns, buffer);
           values = buffer;
+        } else if (row + 1 < last_row) {  // a tile's rows lie apart: the processor does not foresee the next one
+          const C* next = x_.template as<C>() + start + dims_.reduced_offset(row + 1);
+          for (std::int64_t i = 0; i < columns; i += 64 / static_cast<std::int64_t>(sizeof(C))) __builtin_prefetch(next + i);
         }
         loops_.columns(values, sums, columns, shifts);
       }
