@@ -86,7 +86,9 @@ TEST_F(CopyStream, AMissingEventIsFound) {
                               "cudaStreamWaitEvent:31", "cudaStreamWaitEvent:32", "cudaEventRecord:31", "cudaEventRecord:32"}) {
     const Child wrong = run_child(std::string("BINADE_TEST_PLANTED=") + planted, "CopyStreamChild.*");
     EXPECT_NE(wrong.exit_code, 0) << planted;
-    EXPECT_TRUE(contains(wrong.output, "stream-order")) << planted << ": " << wrong.output;
+    // Where the host's accesses are watched too, they may come first: it writes into a slot that is still being copied.
+    const bool found = contains(wrong.output, "stream-order:") || contains(wrong.output, "pinned-in-flight:");
+    EXPECT_TRUE(found) << planted << ": " << wrong.output;
   }
 }
 

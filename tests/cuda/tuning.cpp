@@ -262,6 +262,16 @@ TEST_F(GemmTuning, AFileThatDoesNotFitIsLeftAlone) {
   }
 }
 
+TEST_F(GemmTuning, AFileDamagedMeanwhileIsLeftAlone) {
+  const Variable tune(variable, path.string());
+  EXPECT_TRUE(contains(product(24, 16, 24), last_offer));
+  write(path, "damaged");
+  EXPECT_TRUE(contains(product(24, 24, 24), "binade: warning: BINADE_CUBLASLT_TUNE: " + path.string() + " cannot be read ("));
+  EXPECT_EQ(text_of(path), "damaged");
+  EXPECT_EQ(product(24, 32, 24), "") << "nothing is measured any more, nor said again";
+  EXPECT_NEAR(seconds(24, 24, 24), last_seconds, tolerance) << "what was measured is kept";
+}
+
 TEST_F(GemmTuning, AFileThatCannotBeWrittenIsSaid) {
   const Child child = multiply(folder / "absent" / "algorithms.json");
   EXPECT_EQ(child.exit_code, 0) << child.output;
