@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 mkdir -p "$out" build
-rm -f "$out"/{mlp,gpt}_*.jsonl  # losses are compared by what is there
+rm -f "$out"/{mlp,gpt}_*.jsonl "$out/profile_records.json"  # losses are compared by what is there
 : >"$out/steps.tsv"
 started=$SECONDS
 
@@ -66,9 +66,11 @@ if [ $rehearse = 1 ]; then
   export BINADE_CUDA_PLUGIN=$build/device_sim/libbinade_cuda_sim_fast.so BINADE_SIM_LEAKS=0 BINADE_SIM_PROTECT=0
   operations='Samples/OpSuite.*_f32' cuda='CudaDevice.*:*Kernels.*:*CudaTraining*' mlp_steps=5 gpt_steps=2 batch=(--batch 2 --context 16)
   parallel_batch=(--batch 8 --context 16) collectives='Collectives.*/f32:Collectives.*/bf16:DataParallel.Deter*'
+  profile=(--model mlp --batch 16 --pairs 1)
 else
   operations='Samples*' cuda='*' mlp_steps=1000 gpt_steps=300 batch=()
   parallel_batch=(--batch 16) collectives='-Launched*:DeviceJobs*'
+  profile=(--model gpt2 --batch 8 --seq 1024 --pairs 8)
 fi
 
 suite operations op_suite "$operations"
@@ -96,6 +98,9 @@ for precision in fp32 bf16 fp16; do
       "${batch[@]}" --steps $gpt_steps --generate 0 --metrics "$out/gpt_${precision}_$where.jsonl"
   done
 done
+
+# Where a step's time goes, by the device's own events.
+step profile "$build/bench/bench_train" --device cuda --precision bf16 "${profile[@]}" --json "$out/profile_records.json"
 
 # Several GPUs: the collectives, and a training whose bits do not depend on how many they are. Among as many GPUs as make a
 # power of two, eight at most: the training cuts its batch into eight parts.

@@ -23,6 +23,16 @@ def last_loss(path):
     return sum(tail) / len(tail), rates[-1]
 
 
+def profile_lines(records, simulated):
+    """Families of kernels of each benchmarked step, by the device's events."""
+    for r in records:
+        clock = "the simulated device's made-up clock" if simulated else "events of the device"
+        yield from ["", f"Where a step of {r['model']} in {r['precision']} spends its time, by {clock}:", "",
+                    "| kernels | share | calls |", "|---|---|---|"]
+        for name, row in sorted(r["families"].items(), key=lambda item: -item[1]["share"]):
+            yield f"| {name} | {100 * row['share']:.1f} % | {row['calls']} |"
+
+
 def main(folder, device, seconds):
     out = pathlib.Path(folder)
     simulated = device.startswith("simulated")
@@ -45,8 +55,11 @@ def main(folder, device, seconds):
             training["items_per_s"] = rate
         trainings.append(training)
     failed = [s["step"] for s in steps if s["status"] == "failed"] + [t["training"] for t in trainings if not t["agrees"]]
+    records = out / "profile_records.json"
+    profile = json.loads(records.read_text()) if records.exists() else []
     result = {"device": device, "simulated": simulated, "seconds": int(seconds), "passed": not failed, "failed": failed,
-              "steps": steps, "trainings": trainings}
+              "steps": steps, "trainings": trainings,
+              "profile": [{key: r[key] for key in ("model", "precision", "batch", "families")} for r in profile]}
     (out / "acceptance.json").write_text(json.dumps(result, indent=1) + "\n")
 
     text = [f"# GPU acceptance: {'passed' if not failed else 'FAILED'}", "", f"Device: {device}. {seconds} s.", "",
@@ -59,6 +72,7 @@ def main(folder, device, seconds):
     for t in trainings:
         speed = "" if simulated else f" {t['items_per_s']:.0f} |"
         text.append(f"| {t['training']} | {t['loss']:.4f} | {t['loss_on_cpu']:.4f} | {'yes' if t['agrees'] else 'NO'} |{speed}")
+    text += profile_lines(profile, simulated)
     (out / "acceptance.md").write_text("\n".join(text) + "\n")
     print("\n".join(text))
     print(f"\nwrote {out}/acceptance.json and acceptance.md")

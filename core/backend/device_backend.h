@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "binade/core/backend/communicator.h"
 #include "binade/core/base/device.h"
@@ -11,7 +12,7 @@
 namespace binade {
 
 // Raised with every change of this file or of the kernel slots; plugin and library must agree.
-inline constexpr int device_backend_abi = 4;
+inline constexpr int device_backend_abi = 5;
 
 struct ProbeResult {
   bool usable = false;
@@ -43,6 +44,12 @@ struct DeviceBackend {
   // Draws recorded as {seed, offset} become {advance.seed, offset + advance.offset}.
   void (*replay)(void* graph, int device, PhiloxState advance);
   void (*destroy_graph)(void* graph, int device) noexcept;  // waits for what still runs
+
+  // Kernel times (core/backend/kernel_times.h). mark() notes in the compute stream when the device comes by, and waits for
+  // nothing; false, with nothing noted, while the stream is captured. take_marks() waits for the last mark and gives the
+  // seconds from the first one to each, of all since the last call.
+  bool (*mark)(int device);
+  std::vector<double> (*take_marks)(int device);
 
   // Joins the other ranks; throws Error, also where the library is missing.
   std::unique_ptr<DeviceCommunicator> (*make_communicator)(const CommunicatorOptions& options);

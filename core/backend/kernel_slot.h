@@ -16,7 +16,7 @@ Device device_of(std::span<const Item> items) {
   return items.front().where().device;
 }
 
-// Watches kernels run, for profiles; null when nobody does. Set it only while no kernel runs.
+// Watches kernels run, for profiles (kernel_times.h); null when nobody does. Set it only while no kernel runs.
 struct KernelObserver {
   virtual void before_kernel(std::string_view /*name*/, Device) {}
   // Returned without an error. `seconds` of the host: on a GPU the launch, not the work.

@@ -35,7 +35,10 @@ CublasLtFunctions open_library() {
   find(library, "cublasLtMatmulPreferenceDestroy", f.preference_destroy);
   find(library, "cublasLtMatmulPreferenceSetAttribute", f.preference_set);
   find(library, "cublasLtMatmulAlgoGetHeuristic", f.heuristic);
+  find(library, "cublasLtMatmulAlgoCheck", f.algorithm_check);
+  find(library, "cublasLtMatmulAlgoConfigGetAttribute", f.algorithm_get);
   find(library, "cublasLtMatmul", f.matmul);
+  find(library, "cublasLtGetVersion", f.version);
   return f;
 }
 

@@ -17,7 +17,10 @@ struct CublasLtFunctions {
   decltype(&::cublasLtMatmulPreferenceDestroy) preference_destroy;
   decltype(&::cublasLtMatmulPreferenceSetAttribute) preference_set;
   decltype(&::cublasLtMatmulAlgoGetHeuristic) heuristic;
+  decltype(&::cublasLtMatmulAlgoCheck) algorithm_check;
+  decltype(&::cublasLtMatmulAlgoConfigGetAttribute) algorithm_get;
   decltype(&::cublasLtMatmul) matmul;
+  decltype(&::cublasLtGetVersion) version;
 };
 
 const CublasLtFunctions& cublaslt();  // throws naming the package where the library is missing

@@ -9,6 +9,7 @@
 #include "binade/cuda/runtime/communicator.h"
 #include "binade/cuda/runtime/context.h"
 #include "binade/cuda/runtime/graph.h"
+#include "binade/cuda/runtime/marks.h"
 #include "binade/cuda/runtime/probe.h"
 #include "binade/cuda/runtime/watch.h"
 
@@ -94,6 +95,8 @@ constexpr DeviceBackend backend{
     .abandon_capture = abandon_capture,
     .replay = replay,
     .destroy_graph = destroy_graph,
+    .mark = mark,
+    .take_marks = take_marks,
     .make_communicator = make_communicator,
 };
 

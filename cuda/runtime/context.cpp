@@ -1,8 +1,5 @@
 #include "binade/cuda/runtime/context.h"
 
-#include <algorithm>
-#include <array>
-#include <cstring>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -10,51 +7,11 @@
 
 #include "binade/core/base/error.h"
 #include "binade/cuda/runtime/check.h"
+#include "binade/cuda/runtime/staging.h"
 
 namespace binade::cuda {
 
 namespace {
-
-// Pinned memory that transfers pass through, in slots used in turn. The host writes into a slot only when the copy that
-// last read it is done, so that a training step's small copies to the device wait for nothing.
-class Staging {
- public:
-  static constexpr std::size_t slots = 16, slot_bytes = std::size_t{1} << 20;
-
-  void create() {
-    void* memory = nullptr;
-    cuda_check(cudaHostAlloc(&memory, slots * slot_bytes, cudaHostAllocDefault), "pinned memory for transfers");
-    memory_ = static_cast<std::byte*>(memory);
-    for (cudaEvent_t& event : done_) {
-      cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event for transfers");
-    }
-  }
-  std::byte* slot(std::size_t i) const { return memory_ + i * slot_bytes; }
-
-  void to_device(std::byte* to, const std::byte* from, std::size_t bytes, cudaStream_t stream) {
-    for (std::size_t at = 0; at < bytes; at += slot_bytes, next_ = (next_ + 1) % slots) {
-      const std::size_t length = std::min(slot_bytes, bytes - at);
-      cuda_check(cudaEventSynchronize(done_[next_]), "wait for an earlier copy to the device");
-      std::memcpy(slot(next_), from + at, length);
-      cuda_check(cudaMemcpyAsync(to + at, slot(next_), length, cudaMemcpyHostToDevice, stream), "copy to the device");
-      cuda_check(cudaEventRecord(done_[next_], stream), "event record");
-    }
-  }
-  // Stream order protects the slots here: copies out of them come first.
-  void to_host(std::byte* to, const std::byte* from, std::size_t bytes, cudaStream_t stream) {
-    for (std::size_t at = 0; at < bytes; at += slots * slot_bytes) {
-      const std::size_t length = std::min(slots * slot_bytes, bytes - at);
-      cuda_check(cudaMemcpyAsync(memory_, from + at, length, cudaMemcpyDeviceToHost, stream), "copy to the host");
-      cuda_check(cudaStreamSynchronize(stream), "wait for a copy to the host");
-      std::memcpy(to + at, memory_, length);
-    }
-  }
-
- private:
-  std::byte* memory_ = nullptr;
-  std::array<cudaEvent_t, slots> done_{};
-  std::size_t next_ = 0;
-};
 
 struct Context {
   std::once_flag created;
@@ -79,7 +36,7 @@ void create(Context& c, int index) {
   cuda_check(cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking), "create the compute stream");
   cuda_check(cudaStreamCreateWithFlags(&c.beside, cudaStreamNonBlocking), "create a stream for allocations");
   cuda_check(cudaEventCreateWithFlags(&c.reached, cudaEventDisableTiming), "create an event");
-  c.staging.create();
+  c.staging.create(c.stream);
   const auto zeroed = [&](std::size_t bytes, const char* what) {
     void* memory = nullptr;
     cuda_check(cudaMallocAsync(&memory, bytes, c.stream), what);

@@ -1,4 +1,4 @@
-// What binade keeps per GPU: one compute stream, pinned memory for transfers, and the note of bad indices.
+// What binade keeps per GPU: one compute stream, one for copies from the host, and the note of bad indices.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -14,8 +14,8 @@ namespace binade::cuda {
 
 int device_count();
 
-// All kernels and copies of a device run on its one stream, in order; never on the legacy default stream. The call
-// makes the device current for the calling thread.
+// All kernels of a device run on its one compute stream, in order, and what copies bring is there in that order too
+// (staging.h); nothing runs on the legacy default stream. The call makes the device current for the calling thread.
 cudaStream_t stream_of(Device device);
 int capability_of(Device device);                // 10 * major + minor: 90 for sm_90
 IndexFault* index_fault_of(Device device);  // device memory, for kernels that check indices

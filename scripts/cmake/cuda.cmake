@@ -64,7 +64,7 @@ target_compile_options(binade_cuda PRIVATE
   "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_code};--expt-relaxed-constexpr;--fmad=false;-Xptxas=-v;-Xcompiler=-Wall,-Wextra,-ffp-contract=off;$<$<BOOL:${BINADE_WERROR}>:-Werror=all-warnings>>")
 string(REPLACE ";" "," architectures "${BINADE_CUDA_ARCHITECTURES}")
 target_compile_definitions(binade_cuda PRIVATE BINADE_CUDA_ARCHITECTURES="${architectures}")
-target_link_libraries(binade_cuda PRIVATE binade CUDA::cudart_static ${CMAKE_DL_LIBS})
+target_link_libraries(binade_cuda PRIVATE binade CUDA::cudart_static nlohmann_json::nlohmann_json ${CMAKE_DL_LIBS})
 target_link_options(binade_cuda PRIVATE -Wl,--exclude-libs,ALL)
 if(BINADE_NCCL_INCLUDE)
   target_include_directories(binade_cuda SYSTEM PRIVATE ${BINADE_NCCL_INCLUDE})

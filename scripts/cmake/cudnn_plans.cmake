@@ -12,7 +12,8 @@ set_target_properties(binade_stand_in_libcuda PROPERTIES
 
 file(GLOB plan_tests CONFIGURE_DEPENDS tests/cuda/plans/test_*.cpp)
 list(APPEND plan_tests ${PROJECT_SOURCE_DIR}/cuda/libs/cudnn_plans.cpp
-  ${PROJECT_SOURCE_DIR}/cuda/runtime/context.cpp ${PROJECT_SOURCE_DIR}/cuda/runtime/check.cpp)
+  ${PROJECT_SOURCE_DIR}/cuda/runtime/context.cpp ${PROJECT_SOURCE_DIR}/cuda/runtime/check.cpp
+  ${PROJECT_SOURCE_DIR}/cuda/runtime/staging.cpp)
 add_executable(test_cudnn_plans ${plan_tests})
 binade_test_code(test_cudnn_plans)
 binade_add_cudnn_plans(test_cudnn_plans)

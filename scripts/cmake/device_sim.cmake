@@ -77,6 +77,7 @@ function(binade_simulated_plugin name flavour)
   binade_own_code(${name})
   binade_simulated_code(${name})
   binade_link_simulator(${name})
+  target_link_libraries(${name} PRIVATE nlohmann_json::nlohmann_json)
   target_include_directories(${name} PRIVATE ${arg_INCLUDES})
   target_include_directories(${name}_kernels PRIVATE ${arg_INCLUDES})
   set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/device_sim)
@@ -119,6 +120,16 @@ if(cuda_kernel_files AND cuda_host_files)
     binade_test_on_simulated_device(examples fast examples "*OnTheDevice*" ${quick})
   endif()
   binade_test_on_simulated_device(sync fast cuda "CudaSync.*" ${quick} BINADE_CUDA_SYNC=1 BINADE_NVTX=1)
+  # What a profiler would be told, where the toolkit has NVTX.
+  find_path(BINADE_NVTX_INCLUDE nvtx3/nvToolsExt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
+  if(BINADE_NVTX_INCLUDE)
+    add_library(test_nvtx_injection MODULE ${tests_dir}/cuda/plugins/nvtx_injection.cpp)
+    binade_own_code(test_nvtx_injection)
+    target_include_directories(test_nvtx_injection SYSTEM PRIVATE ${BINADE_NVTX_INCLUDE})
+    add_dependencies(test_cuda test_nvtx_injection)
+    binade_test_on_simulated_device(nvtx fast cuda "CudaNvtx.*" ${quick} BINADE_NVTX=1
+      NVTX_INJECTION64_PATH=$<TARGET_FILE:test_nvtx_injection>)
+  endif()
   # Ranks of an MPI job with a simulated device each, and jobs that the tests start themselves.
   if(TARGET binade_mpi AND BINADE_NCCL_INCLUDE)
     function(binade_ranks_on_simulated_devices name flavour ranks filter)
@@ -139,6 +150,10 @@ if(cuda_kernel_files AND cuda_host_files)
     binade_distributed_test(device_sim_distributed_launched 2 test_distributed --gtest_filter=DeviceJobs*)
     binade_on_simulated_devices(device_sim_distributed_launched fast ${quick})
   endif()
+  # Where a step's time goes, by the device's events.
+  add_test(NAME device_sim_bench COMMAND ${Python3_EXECUTABLE} ${tests_dir}/bench/check_bench_train.py $<TARGET_FILE:bench_train>)
+  set_tests_properties(device_sim_bench PROPERTIES LABELS device_sim TIMEOUT 600 ENVIRONMENT
+    "${test_environment};BINADE_CUDA_PLUGIN=$<TARGET_FILE:binade_cuda_sim_fast>;BINADE_TEST_DEVICE=cuda;BINADE_SIM_LEAKS=0;${quick}")
   # The first run on a GPU, rehearsed: every step of the script, shortened.
   if(TARGET test_examples)
     add_test(NAME gpu_acceptance_rehearsal WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
@@ -153,7 +168,7 @@ if(cuda_kernel_files AND cuda_host_files)
     "Samples/OpSuite.*_f32:Samples/OpSuite.*_bf16_strided" ${quick} BINADE_SIM_ORDER=reverse)
   binade_test_on_simulated_device(kernels_checked checked cuda "*Kernels.*:*CudaTraining.*fp16:*GptLayer.Moves*"
     ${quick} BINADE_SIM_ORDER=shuffled)
-  binade_test_on_simulated_device(device_checked checked cuda "CudaDevice.*")
+  binade_test_on_simulated_device(device_checked checked cuda "CudaDevice.*:CopyStream.*")
 endif()
 
 # ---- the simulator's own tests

@@ -24,7 +24,7 @@ using nlohmann::json;
 
 struct Options {
   bench::Case shape;
-  std::string precisions = "fp32", json_file;
+  std::string precisions = "fp32", json_file, device = "cpu";
   int pairs = 8;
   std::int64_t count = 1000;  // of tiny operations
   bool neighbour = false, serve = false;
@@ -35,13 +35,13 @@ constexpr double mib = 1048576.0;
 // ---- what one case reports -------------------------------------------------------------------------------------------
 
 // One step in its steady state: what it allocates, and what memory it needs at its peak, by tag.
-json memory_of(bench::Step& step) {
-  binade::reset_peak_memory();
-  const binade::MemoryStats before = binade::memory_stats();
+json memory_of(bench::Step& step, binade::Device device) {
+  binade::reset_peak_memory(device);
+  const binade::MemoryStats before = binade::memory_stats(device);
   const std::uint64_t heap_before = bench::heap_allocations();
   step();
   const std::uint64_t heap = bench::heap_allocations() - heap_before;
-  const binade::MemoryStats after = binade::memory_stats();
+  const binade::MemoryStats after = binade::memory_stats(device);
   json by_tag = json::object();
   fmt::print("  peak {:.1f} MiB:", static_cast<double>(after.peak_total) / mib);
   for (int t = 0; t < binade::memory_tags; ++t) {
@@ -57,6 +57,7 @@ json memory_of(bench::Step& step) {
           {"heap_allocations_per_step", heap}};
 }
 
+// triad: bytes per second, or 0 where it was not measured
 json table(const std::map<std::string, bench::Entry>& entries, double seconds, double triad, bool print) {
   std::vector<std::pair<double, std::string>> order;
   for (const auto& [name, entry] : entries) order.emplace_back(entry.seconds, name);
@@ -65,10 +66,11 @@ json table(const std::map<std::string, bench::Entry>& entries, double seconds, d
   for (const auto& [own, name] : order) {
     const bench::Entry& entry = entries.at(name);
     json& row = rows[name] = {{"share", own / seconds}, {"calls", entry.calls}};
-    if (entry.bytes > 0) row["share_of_triad"] = entry.rate() / triad;
+    if (entry.bytes > 0 && triad > 0) row["share_of_triad"] = entry.rate() / triad;
     if (!print || own < 0.001 * seconds) continue;
     fmt::print("  {:<30} {:5.1f} %", name, 100 * own / seconds);
-    if (entry.bytes > 0) fmt::print("  {:6.1f} GB/s, {:.0f} % of triad", 1e-9 * entry.rate(), 100 * entry.rate() / triad);
+    if (entry.bytes > 0) fmt::print("  {:6.1f} GB/s", 1e-9 * entry.rate());
+    if (entry.bytes > 0 && triad > 0) fmt::print(", {:.0f} % of triad", 100 * entry.rate() / triad);
     fmt::print("\n");
   }
   return rows;
@@ -77,6 +79,7 @@ json table(const std::map<std::string, bench::Entry>& entries, double seconds, d
 json measure(const Options& o, const std::string& precision) {
   bench::Case shape = o.shape;
   shape.precision = precision;
+  const bool cpu = shape.device == binade::Device{};
   bench::Step step(shape);
   for (int i = 0; i < 3; ++i) step();  // makes the primitives, the optimizer's state, and the blocks of memory
   bench::Floor floor(shape);
@@ -94,10 +97,15 @@ json measure(const Options& o, const std::string& precision) {
              pairs.quiet ? " and dropped" : ", kept because too few were quiet: do not trust this", floor.products(),
              floor.operand_dtype(), 1e-9 * floor.flops() / floor_s);
 
-  const double triad = bench::measure_triad();
-  const bench::Profile profile =
-      bench::profile([&] { return step(); }, std::max(1, static_cast<int>(0.2 / std::max(step_s, 1e-6))));
-  fmt::print("  triad {:.1f} GB/s; share of the step:\n", 1e-9 * triad);
+  const double triad = cpu ? bench::measure_triad() : 0;
+  const bench::Profile profile = bench::profile(
+      [&] { return step(); }, std::max(1, static_cast<int>(0.2 / std::max(step_s, 1e-6))), shape.device.type);
+  if (cpu) {
+    fmt::print("  triad {:.1f} GB/s; share of the step:\n", 1e-9 * triad);
+  } else {
+    fmt::print("  share of the time from the first kernel to the last, by events of {}:\n",
+               binade::device_description(shape.device));
+  }
   const json families = table(profile.families, profile.seconds, triad, true);
   json record = {{"model", shape.model},
                  {"precision", precision},
@@ -105,6 +113,7 @@ json measure(const Options& o, const std::string& precision) {
                  {"seq", shape.time},
                  {"threads", bench::thread_count()},
                  {"cpu", binade::device_description({})},
+                 {"device", binade::device_description(shape.device)},
                  {"tokens_per_s", items / step_s},  // images, for the mlp
                  {"step_ms", 1e3 * step_s},
                  {"floor_ms", 1e3 * floor_s},
@@ -117,10 +126,10 @@ json measure(const Options& o, const std::string& precision) {
                  {"floor_dtype", floor.operand_dtype()},
                  {"floor_gflops", 1e-9 * floor.flops() / floor_s},
                  {"loss", step.loss()},
-                 {"triad_gb_per_s", 1e-9 * triad},
+                 {"triad_gb_per_s", cpu ? json(1e-9 * triad) : json()},
                  {"families", families},
                  {"kernels", table(profile.kernels, profile.seconds, triad, false)}};
-  record.update(memory_of(step));
+  record.update(memory_of(step, shape.device));
   if (o.neighbour) {
     const auto disturbed = [&] {
       const bench::Neighbour neighbour;
@@ -183,6 +192,7 @@ int main(int argc, char** argv) {
   app.add_option("--precision", o.precisions, "Comma-separated: fp32, bf16, fp16, fp8, fp8_current")->capture_default_str();
   app.add_option("--pairs", o.pairs, "Quiet pairs of floor and step")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--count", o.count, "Of tiny operations")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--device", o.device, "cpu, cuda or cuda:N; kernels of a GPU are timed by its events")->capture_default_str();
   app.add_flag("--neighbour", o.neighbour, "Also time steps while another process takes one processor");
   app.add_flag("--serve", o.serve, "Run as many steps as each line of the input says, answer their seconds");
   app.add_option("--json", o.json_file, "Write the records to this file");
@@ -192,6 +202,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   try {
+    o.shape.device = binade::device_from_name(o.device);
     if (o.serve) {
       serve(o);
       return 0;

@@ -88,7 +88,21 @@ cudaDataType_t aux_type(const Problem& p);
 // Fills m, n, k. The empty string, or why the library would refuse.
 std::string check_rules(Problem& p);
 
+// How a product is computed. The library would offer them in the order of its own estimate: of these the first is the
+// slowest, and the fastest add partial sums that were rounded to D's type.
+struct Way {
+  std::uint32_t reduction;  // cublasLtReductionScheme_t; with one, the sum over k is cut in two
+  bool exists;              // false: a result of the heuristic whose state says that it failed
+};
+inline constexpr Way ways[] = {
+    {CUBLASLT_REDUCTION_SCHEME_NONE, true},        {CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, true},
+    {CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE, true}, {CUBLASLT_REDUCTION_SCHEME_NONE, false},
+    {CUBLASLT_REDUCTION_SCHEME_INPLACE, true},     {CUBLASLT_REDUCTION_SCHEME_NONE, true},
+};
+double seconds_of(std::size_t way, std::uint64_t k);  // simulated
+
 struct Call {
+  std::size_t way;
   const void *a, *b, *c;
   void *d, *workspace;
   std::size_t workspace_bytes;

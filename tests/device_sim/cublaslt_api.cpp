@@ -1,4 +1,4 @@
-// The functions of cublasLt.h. An algorithm carries what it was asked for, so that using it for another problem, with
+// The functions of cublasLt.h. The heuristic offers several algorithms; each carries what it was asked for, so that using it for another problem, with
 // less workspace or with less aligned pointers than promised, is found. A call of the heuristic that a test lets fail
 // with cudaErrorNotSupported knows no algorithm.
 #include "cublaslt.h"
@@ -17,6 +17,7 @@ constexpr std::size_t wanted_workspace = 64 << 10;
 
 struct Algorithm {  // fits cublasLtMatmulAlgo_t
   std::uint64_t mark, problem, workspace;
+  std::uint32_t way;
   std::uint16_t alignment_a, alignment_b, alignment_c, alignment_d, alignment_bias, alignment_aux;
 };
 static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
@@ -179,17 +180,53 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   Algorithm algorithm{algorithm_mark,
                       fingerprint(problem),
                       std::min(wanted_workspace, wishes.get<std::size_t>(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, 0)),
+                      0,
                       alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES),
                       alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES),
                       alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES),
                       alignment(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES),
                       alignment_of(problem.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER),
                       alignment_of(problem.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER)};
-  *results = {};
-  std::memcpy(&results->algo, &algorithm, sizeof algorithm);
-  results->workspaceSize = algorithm.workspace;
-  results->state = CUBLAS_STATUS_SUCCESS;
-  *returned = 1;
+  const auto allowed = wishes.get<std::uint32_t>(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_MASK);
+  for (std::uint32_t way = 0; way < std::size(simt::lt::ways) && *returned < requested; ++way) {
+    const auto [reduction, exists] = simt::lt::ways[way];
+    if (reduction & ~allowed) continue;
+    cublasLtMatmulHeuristicResult_t& result = results[(*returned)++] = {};
+    result.state = exists ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!exists) continue;
+    algorithm.way = way;
+    std::memcpy(&result.algo, &algorithm, sizeof algorithm);
+    result.workspaceSize = algorithm.workspace;
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+// Whether an algorithm, from the heuristic or from somebody's disk, can compute this.
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algo, cublasLtMatmulHeuristicResult_t* result) {
+  Problem problem = problem_of(desc, a, b, c, d);
+  Algorithm algorithm{};
+  std::memcpy(&algorithm, algo, sizeof algorithm);
+  const bool fits = simt::lt::check_rules(problem).empty() && algorithm.mark == algorithm_mark &&
+                    algorithm.problem == fingerprint(problem) && algorithm.way < std::size(simt::lt::ways);
+  *result = {};
+  result->workspaceSize = algorithm.workspace;
+  result->state = fits ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  return result->state;
+}
+
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* algo, cublasLtMatmulAlgoConfigAttributes_t key,
+                                                    void* bytes, size_t size, size_t* written) {
+  constexpr const char* name = "cublasLtMatmulAlgoConfigGetAttribute";
+  if (key != CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME || size != 4) {
+    return refuse(name, CUBLAS_STATUS_NOT_SUPPORTED, "an attribute this project does not use");
+  }
+  Algorithm algorithm{};
+  std::memcpy(&algorithm, algo, sizeof algorithm);
+  if (algorithm.mark != algorithm_mark) return refuse(name, CUBLAS_STATUS_INVALID_VALUE, "not an algorithm");
+  std::memcpy(bytes, &simt::lt::ways[algorithm.way].reduction, 4);
+  if (written) *written = 4;
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -229,7 +266,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   const bool f64 = problem.desc.scale == CUDA_R_64F;
   const auto scalar = [f64](const void* p) { return f64 ? *static_cast<const double*>(p) : double{*static_cast<const float*>(p)}; };
   const bool on_device = problem.desc.attributes.get<std::int32_t>(CUBLASLT_MATMUL_DESC_POINTER_MODE, 0) == CUBLASLT_POINTER_MODE_DEVICE;
-  const simt::lt::Call arguments{a, b, c, d, workspace, algorithm.workspace,
+  const simt::lt::Call arguments{algorithm.way, a, b, c, d, workspace, algorithm.workspace,
                                  on_device ? 1 : scalar(alpha), on_device ? 1 : scalar(beta),
                                  on_device ? alpha : nullptr, on_device ? beta : nullptr};
   if (arguments.beta != 0 && !c) return refuse(name, CUBLAS_STATUS_INVALID_VALUE, "beta is not 0, and C is missing");
@@ -244,7 +281,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   ++simt::runtime().counted.launches;
   ++simt::runtime().counted.library_launches;
   const auto run = [problem, arguments](simt::OperationContext& context) { return simt::lt::run(problem, arguments, context); };
-  const cudaError_t error = simt::runtime().push(*stream, {.name = name, .run = run}, call.lock);
+  const cudaError_t error = simt::runtime().push(
+      *stream, {.name = name, .run = run, .seconds = simt::lt::seconds_of(algorithm.way, problem.k)}, call.lock);
   return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 

@@ -55,24 +55,47 @@ C gelu_gradient(C x) {
   return C(0.5) * (C(1) + t) + C(0.5) * x * (C(1) - t * t) * C(gelu_scale) * (C(1) + C(3 * gelu_cubic) * x * x);
 }
 
-// a [m][k], b [n][k] -> product [n][m]. Eight partial sums per element, so that the compiler can vectorise; their
+// a [m][k], b [n][k] -> product [n][m], the terms from `first` to `last`. Eight partial sums per element, so that the compiler can vectorise; their
 // number is part of the result's rounding and the same everywhere.
 template <class C>
-void multiply(const C* a, const C* b, C* product, std::int64_t m, std::int64_t n, std::int64_t k) {
+void multiply(const C* a, const C* b, C* product, std::int64_t m, std::int64_t n, std::int64_t k,
+              std::int64_t first, std::int64_t last) {
   constexpr int lanes = 8;
   for (std::int64_t j = 0; j < n; ++j) {
     for (std::int64_t i = 0; i < m; ++i) {
       const C *x = a + i * k, *y = b + j * k;
       C sums[lanes] = {};
-      std::int64_t p = 0;
-      for (; p + lanes <= k; p += lanes) {
+      std::int64_t p = first;
+      for (; p + lanes <= last; p += lanes) {
         for (int l = 0; l < lanes; ++l) sums[l] += x[p + l] * y[p + l];
       }
-      for (int l = 0; p < k; ++p, ++l) sums[l] += x[p] * y[p];
+      for (int l = 0; p < last; ++p, ++l) sums[l] += x[p] * y[p];
       C total = 0;
       for (const C s : sums) total += s;
       product[j * m + i] = total;
     }
+  }
+}
+
+// The product, its sums cut in two where the way says so; parts that are kept in D's type are rounded to it.
+template <class C>
+void multiply(const Problem& p, std::size_t way, const std::vector<C>& a, const std::vector<C>& b, std::vector<C>& product) {
+  const auto m = static_cast<std::int64_t>(p.m), n = static_cast<std::int64_t>(p.n), k = static_cast<std::int64_t>(p.k);
+  const std::uint32_t reduction = ways[way].reduction;
+  const std::int64_t middle = reduction == CUBLASLT_REDUCTION_SCHEME_NONE ? k : k / 2;
+  multiply(a.data(), b.data(), product.data(), m, n, k, std::int64_t{0}, middle);
+  if (middle == k) return;
+  std::vector<C> rest(product.size());
+  multiply(a.data(), b.data(), rest.data(), m, n, k, middle, k);
+  for (std::size_t i = 0; i < product.size(); ++i) {
+    if (reduction != CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) {
+      for (C* part : {&product[i], &rest[i]}) {
+        double rounded = 0;
+        store(&rounded, p.d.type, 0, *part);
+        *part = load<C>(&rounded, p.d.type, 0);
+      }
+    }
+    product[i] += rest[i];
   }
 }
 
@@ -124,7 +147,7 @@ void unpack(std::vector<C>& out, const Matrix& x, std::int64_t offset, bool tran
 template <class C>
 void compute(const Problem& p, const Call& call, C alpha, C beta) {
   const cublasLtEpilogue_t e = p.desc.epilogue();
-  const auto m = static_cast<std::int64_t>(p.m), n = static_cast<std::int64_t>(p.n), k = static_cast<std::int64_t>(p.k);
+  const auto m = static_cast<std::int64_t>(p.m), n = static_cast<std::int64_t>(p.n);
   const auto scale_of = [&](cublasLtMatmulDescAttributes_t key) {
     const float* scale = p.desc.pointer<float>(key);
     return scale ? static_cast<C>(*scale) : C(1);
@@ -143,7 +166,7 @@ void compute(const Problem& p, const Call& call, C alpha, C beta) {
   for (std::int32_t q = 0; q < p.d.batches(); ++q) {
     unpack(rows, a, q * a.stride, p.desc.transposed(CUBLASLT_MATMUL_DESC_TRANSA), tf32);
     unpack(columns, b, q * b.stride, !p.desc.transposed(CUBLASLT_MATMUL_DESC_TRANSB), tf32);
-    multiply(rows.data(), columns.data(), product.data(), m, n, k);
+    multiply(p, call.way, rows, columns, product);
     if (e == CUBLASLT_EPILOGUE_BGRADA || e == CUBLASLT_EPILOGUE_BGRADB) {
       const std::vector<C>& source = e == CUBLASLT_EPILOGUE_BGRADA ? rows : columns;
       for (std::size_t i = 0; i < source.size(); ++i) gradient[i / p.k] += source[i];

@@ -1,5 +1,6 @@
 // The rules of cublasLtMatmul() as documented: types that go together, FP8's layout, epilogues and what they need.
 #include "cublaslt.h"
+#include "durations.h"
 #include "settings.h"
 
 namespace simt::lt {
@@ -141,6 +142,11 @@ bool writes_bias_gradient(cublasLtEpilogue_t e) {
 }
 bool writes_aux(cublasLtEpilogue_t e) { return e == CUBLASLT_EPILOGUE_GELU_AUX || e == CUBLASLT_EPILOGUE_GELU_AUX_BIAS; }
 bool reads_aux(cublasLtEpilogue_t e) { return e == CUBLASLT_EPILOGUE_DGELU || e == CUBLASLT_EPILOGUE_DGELU_BGRAD; }
+
+double seconds_of(std::size_t way, std::uint64_t k) {
+  const double shares[] = {1, k >= 256 ? 0.25 : 0.75, 0.125, 0, 0.1875, 0.5};
+  return product_seconds * shares[way];
+}
 
 std::size_t bytes_of(cudaDataType_t type) {
   switch (type) {

@@ -9,6 +9,7 @@
 
 #include "binade/core/base/error.h"
 #include "binade/core/base/scalar.h"
+#include "durations.h"
 #include "findings.h"
 #include "runtime.h"
 #include "settings.h"
@@ -265,7 +266,7 @@ class SimulatedPlan : public Plan {
     const auto work = [spec = spec_, operands, tensors = tensors_, workspace](simt::OperationContext& context) {
       return cuda::run(spec, operands, tensors, workspace, context);
     };
-    const cudaError_t status = simt::runtime().push(*stream, {.name = "a cuDNN plan", .run = work}, call.lock);
+    const cudaError_t status = simt::runtime().push(*stream, {.name = "a cuDNN plan", .run = work, .seconds = simt::plan_seconds}, call.lock);
     require(status == cudaSuccess, cudaGetErrorString(status));
   }
 

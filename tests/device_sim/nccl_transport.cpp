@@ -166,8 +166,8 @@ bool Exchange::attempt(OperationContext& context) {
   if (!started_) {
     started_ = true;
     broken_ = !check_memory(context);
-    if (const cudaError_t error = injected_error("ncclAsyncError"); error != cudaSuccess) {
-      comm_->async_error = static_cast<int>(error);
+    if (const std::optional<cudaError_t> error = injected_result("ncclAsyncError")) {
+      comm_->async_error = static_cast<int>(*error);
       silent_ = true;
     }
     if (broken_) return true;

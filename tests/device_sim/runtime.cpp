@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <utility>
 
 #include "findings.h"
@@ -45,8 +46,8 @@ std::multimap<std::string, Injected>& injected() {
 
 }  // namespace
 
-cudaError_t injected_error(const char* function) {
-  cudaError_t error = cudaSuccess;
+std::optional<cudaError_t> injected_result(const char* function) {
+  std::optional<cudaError_t> error;
   auto [first, last] = injected().equal_range(function);
   while (first != last) {
     if (--first->second.remaining > 0) {
@@ -125,6 +126,7 @@ cudaError_t Runtime::push(Stream& stream, Operation operation, Lock& lock, const
   operation.stamp = {stream.lane, ++stream.queued};
   stream.clock.set(operation.stamp);
   operation.clock = stream.clock;
+  operation.not_before = host_seconds;
   const HostRange& h = operation.host;
   if (h.address) pinned_memory().add_pending(h.address, h.bytes, h.device_writes, operation.stamp, operation.name);
   stream.queue.push_back(std::move(operation));
@@ -149,7 +151,9 @@ cudaError_t Runtime::run_until(Stream& stream, std::uint64_t position, Lock& loc
     stream.running = true;
     const Operation operation = std::move(stream.queue.front());
     stream.queue.pop_front();
+    stream.seconds = std::max(stream.seconds, operation.not_before);
     const cudaError_t error = run_operation(operation, stream.device, lock);
+    stream.seconds += operation.seconds;
     stream.running = false;
     ++stream.executed;
     changed.notify_all();
@@ -169,13 +173,14 @@ cudaError_t Runtime::drain(int device, Lock& lock) {
   }
   for (Stream* stream : all) {
     if (const cudaError_t error = run_until(*stream, stream->queued, lock); error != cudaSuccess) return error;
-    host_waits_for(stream->clock);
+    host_waits_for(stream->clock, stream->seconds);
   }
   return cudaSuccess;
 }
 
-void Runtime::host_waits_for(const Clock& clock) {
+void Runtime::host_waits_for(const Clock& clock, double seconds) {
   host.join(clock);
+  host_seconds = std::max(host_seconds, seconds);
   pinned_memory().host_waited(host);
 }
 
@@ -190,8 +195,10 @@ bool Runtime::any_capture() const {
 
 Call::Call(const char* function, InCapture in_capture) : lock(runtime().mutex), function_(function) {
   Runtime& all = runtime();
-  if (const cudaError_t error = injected_error(function); error != cudaSuccess) {
-    error_ = result(error);
+  const std::optional<cudaError_t> injected = injected_result(function);
+  left_out_ = injected == cudaSuccess;
+  if (injected && !left_out_) {
+    error_ = result(*injected);
   } else if (static_cast<std::size_t>(current_device()) < all.sticky.size() &&
              all.sticky[static_cast<std::size_t>(current_device())] != cudaSuccess) {
     error_ = result(all.sticky[static_cast<std::size_t>(current_device())]);
@@ -251,6 +258,7 @@ void Runtime::forget_all() {
   device_memory().forget_all();
   pinned_memory().forget_all();
   sticky.assign(sticky.size(), cudaSuccess);
+  host_seconds = 0;
   for (std::size_t d = 0; d < default_pools.size(); ++d) {
     default_pools[d] = {.device = static_cast<int>(d)};
     current_pools[d] = &default_pools[d];

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -42,11 +43,13 @@ struct HostRange {  // page-locked memory that an operation reads or writes
 struct Operation {
   const char* name = "";
   Run run;
+  double seconds = 0;  // that it takes, by the simulated clock (durations.h)
   // Of one that waits for another process: does what can be done now; true once run() will not wait any more.
   std::function<bool(OperationContext&)> attempt = {};
   HostRange host{};
   Stamp stamp{};
   Clock clock{};
+  double not_before = 0;  // when the host queued it
 };
 
 // ---- graphs
@@ -86,7 +89,8 @@ struct Stream {
   std::uint64_t queued = 0, executed = 0;
   bool running = false, destroyed = false;
   std::deque<Operation> queue;
-  Clock clock;  // of the last operation queued
+  Clock clock;         // of the last operation queued
+  double seconds = 0;  // simulated time at the end of the last one that ran
   std::shared_ptr<Capture> capture;
   std::size_t branch = 0;
   std::vector<std::size_t> tail;  // capture: nodes the next one comes after
@@ -96,7 +100,7 @@ struct EventMark {  // one recording
   Stream* stream = nullptr;
   std::uint64_t position = 0;
   Clock clock;
-  double seconds = 0;  // when the device came by
+  double seconds = 0;  // when the device came by, simulated
 };
 struct Event {
   unsigned flags = 0;
@@ -135,6 +139,7 @@ class Runtime {
   std::set<std::pair<int, int>> peers;
   std::vector<cudaError_t> sticky;  // per device
   Clock host;                       // what the host has waited for
+  double host_seconds = 0;          // and until when, simulated
   Counters counted;
   int stream_numbers = 0;
   unsigned long long capture_ids = 0;
@@ -147,7 +152,7 @@ class Runtime {
   cudaError_t push(Stream& stream, Operation operation, Lock& lock, const Clock* before = nullptr);
   cudaError_t run_until(Stream& stream, std::uint64_t position, Lock& lock);
   cudaError_t drain(int device, Lock& lock);
-  void host_waits_for(const Clock& clock);
+  void host_waits_for(const Clock& clock, double seconds);
   cudaError_t run_operation(const Operation& operation, int device, Lock& lock);
   bool any_capture() const;
   template <class T>
@@ -168,7 +173,8 @@ inline void count_library_bytes(std::size_t bytes, Access access) {  // while an
   Counters& c = runtime().counted;
   (access == Access::read ? c.library_bytes_read : c.library_bytes_written) += bytes;
 }
-cudaError_t injected_error(const char* function);  // that a call of this function is to fail with now; the lock is held
+// What a call of this function is to return now instead of doing its work; the lock is held.
+std::optional<cudaError_t> injected_result(const char* function);
 int current_device();
 void set_current_device(int device);
 
@@ -189,6 +195,7 @@ class Call {
   explicit Call(const char* function, InCapture in_capture = InCapture::allowed);
   bool failed() const { return error_ != cudaSuccess; }
   cudaError_t error() const { return error_; }
+  bool left_out() const { return left_out_; }  // the call is to do nothing and say it succeeded: a planted mistake
   cudaError_t result(cudaError_t error) const;  // remembered for cudaGetLastError
   cudaError_t refuse(cudaError_t error, const char* kind, const std::string& text) const;  // and a finding
   Stream* stream(cudaStream_t handle) const { return runtime().find(handle, function_); }
@@ -197,6 +204,7 @@ class Call {
  private:
   const char* function_;
   cudaError_t error_ = cudaSuccess;
+  bool left_out_ = false;
 };
 
 void install_fault_handler();

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <memory>
 
+#include "durations.h"
 #include "findings.h"
 #include "runtime.h"
 
@@ -82,7 +83,8 @@ cudaError_t copy(Call& call, void* to, const void* from, std::size_t bytes, cuda
   if (actual == cudaMemcpyDeviceToDevice) {
     counted.bytes_on_device += bytes;
     const auto run = [=](OperationContext& context) { return on_device(context, to, from, bytes); };
-    return call.result(runtime().push(*stream, {.name = "cudaMemcpyAsync on the device", .run = run}, call.lock));
+    return call.result(runtime().push(*stream, {.name = "cudaMemcpyAsync on the device", .run = run,
+                                                .seconds = simt::device_copy_seconds(bytes)}, call.lock));
   }
   if (actual == cudaMemcpyHostToDevice) {
     counted.bytes_to_device += bytes;
@@ -91,14 +93,16 @@ cudaError_t copy(Call& call, void* to, const void* from, std::size_t bytes, cuda
         return still_pinned(from, bytes) ? to_device(context, to, from, bytes) : cudaErrorInvalidValue;
       };
       return call.result(runtime().push(
-          *stream, {.name = "cudaMemcpyAsync to the device", .run = run, .host = {from, bytes, false}}, call.lock));
+          *stream, {.name = "cudaMemcpyAsync to the device", .run = run, .seconds = simt::host_copy_seconds(bytes),
+                    .host = {from, bytes, false}}, call.lock));
     }
     if (stream->capture) return forbid_pageable(call, *stream);
     ++counted.pageable_copies;  // staged while the call lasts: the host may change its memory afterwards
     const auto staged = std::make_shared<std::unique_ptr<std::byte[]>>(new std::byte[bytes]);
     std::memcpy(staged->get(), from, bytes);
     const auto run = [=](OperationContext& context) { return to_device(context, to, staged->get(), bytes); };
-    return call.result(runtime().push(*stream, {.name = "cudaMemcpyAsync to the device", .run = run}, call.lock));
+    return call.result(runtime().push(*stream, {.name = "cudaMemcpyAsync to the device", .run = run,
+                                                .seconds = simt::host_copy_seconds(bytes)}, call.lock));
   }
   if (actual == cudaMemcpyDeviceToHost) {
     counted.bytes_to_host += bytes;
@@ -107,15 +111,17 @@ cudaError_t copy(Call& call, void* to, const void* from, std::size_t bytes, cuda
         return still_pinned(to, bytes) ? to_host(context, to, from, bytes) : cudaErrorInvalidValue;
       };
       return call.result(runtime().push(
-          *stream, {.name = "cudaMemcpyAsync to the host", .run = run, .host = {to, bytes, true}}, call.lock));
+          *stream, {.name = "cudaMemcpyAsync to the host", .run = run, .seconds = simt::host_copy_seconds(bytes),
+                    .host = {to, bytes, true}}, call.lock));
     }
     if (stream->capture) return forbid_pageable(call, *stream);
     ++counted.pageable_copies;
     ++counted.host_syncs;  // returns when the copy is done
     const auto run = [=](OperationContext& context) { return to_host(context, to, from, bytes); };
-    cudaError_t error = runtime().push(*stream, {.name = "cudaMemcpyAsync to the host", .run = run}, call.lock);
+    cudaError_t error = runtime().push(*stream, {.name = "cudaMemcpyAsync to the host", .run = run,
+                                                 .seconds = simt::host_copy_seconds(bytes)}, call.lock);
     if (error == cudaSuccess) error = runtime().run_until(*stream, stream->queued, call.lock);
-    if (error == cudaSuccess) runtime().host_waits_for(stream->clock);
+    if (error == cudaSuccess) runtime().host_waits_for(stream->clock, stream->seconds);
     return call.result(error);
   }
   return call.refuse(cudaErrorInvalidValue, "bad-argument", "a copy from host to host");
@@ -154,7 +160,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t hand
     std::memset(to, value, bytes);
     return cudaSuccess;
   };
-  return call.result(runtime().push(*stream, {.name = "cudaMemsetAsync", .run = run}, call.lock));
+  return call.result(runtime().push(*stream, {.name = "cudaMemsetAsync", .run = run, .seconds = simt::fill_seconds}, call.lock));
 }
 
 // The forms without a stream use the default one.

@@ -172,7 +172,11 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream_handle) 
     const simt::HostRange& h = operation.host;
     if (h.address) simt::pinned_memory().add_pending(h.address, h.bytes, h.device_writes, operation.stamp, operation.name);
   }
-  for (const GraphNode& node : *nodes) exec->clock.join(node.operation.clock);
+  double seconds = 0;  // one after the other
+  for (const GraphNode& node : *nodes) {
+    exec->clock.join(node.operation.clock);
+    seconds += node.operation.seconds;
+  }
   const auto run = [nodes, order = launch_order(exec->graph, simt::settings().lazy)](simt::OperationContext& context) {
     for (const std::size_t i : order) {
       const GraphNode& node = (*nodes)[i];
@@ -182,7 +186,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream_handle) 
     }
     return cudaSuccess;
   };
-  return call.result(runtime().push(*stream, {.name = "cudaGraphLaunch", .run = run}, call.lock, &exec->clock));
+  return call.result(runtime().push(*stream, {.name = "cudaGraphLaunch", .run = run, .seconds = seconds}, call.lock, &exec->clock));
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t handle) {

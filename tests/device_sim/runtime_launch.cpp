@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "binade/core/base/error.h"
+#include "durations.h"
 #include "findings.h"
 #include "grid.h"
 #include "runtime.h"
@@ -64,7 +65,7 @@ void enqueue_kernel(dim3 grid, dim3 block, std::size_t shared, cudaStream_t hand
       if (!kernel.checked) note_unchecked_kernel();
       return the_grid().run({grid, block, shared, &kernel, context.device, &context.clock});
     };
-    error = runtime().push(*stream, {.name = "a kernel", .run = run}, call.lock);
+    error = runtime().push(*stream, {.name = "a kernel", .run = run, .seconds = kernel_seconds}, call.lock);
   }
   if (error == cudaSuccess) return;
   call.result(error);

@@ -1,6 +1,4 @@
 // Streams and events.
-#include <chrono>
-
 #include "findings.h"
 #include "runtime.h"
 #include "settings.h"
@@ -12,10 +10,6 @@ using simt::runtime;
 using simt::Stream;
 
 namespace {
-
-double now_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 Event* find_event(const Call& call, cudaEvent_t handle) {
   auto* event = reinterpret_cast<Event*>(handle);
@@ -50,13 +44,13 @@ bool waits(Call& call, Stream& stream) {
 }
 
 // Lets one more operation run, so that polling comes to an end. Never waits for other processes.
-cudaError_t query(Call& call, Stream& stream, std::uint64_t position, const simt::Clock& clock) {
+cudaError_t query(Call& call, Stream& stream, std::uint64_t position, const simt::Clock& clock, double seconds) {
   if (stream.executed < position) {
     if (waits(call, stream)) return cudaErrorNotReady;
     const cudaError_t error = runtime().run_until(stream, stream.executed + 1, call.lock);
     return error != cudaSuccess ? call.result(error) : cudaErrorNotReady;
   }
-  runtime().host_waits_for(clock);
+  runtime().host_waits_for(clock, seconds);
   return cudaSuccess;
 }
 
@@ -97,7 +91,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   if (const cudaError_t error = runtime().run_until(*stream, stream->queued, call.lock); error != cudaSuccess) {
     return call.result(error);
   }
-  runtime().host_waits_for(stream->clock);
+  runtime().host_waits_for(stream->clock, stream->seconds);
   return cudaSuccess;
 }
 
@@ -107,7 +101,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   Stream* stream = call.stream(handle);
   if (!stream) return call.result(cudaErrorInvalidResourceHandle);
   if (stream->capture) return refuse_capture(call, *stream);
-  return query(call, *stream, stream->queued, stream->clock);
+  return query(call, *stream, stream->queued, stream->clock, stream->seconds);
 }
 
 cudaError_t cudaStreamGetPriority(cudaStream_t handle, int* priority) {
@@ -144,8 +138,8 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void*
   if (call.failed()) return call.error();
   Stream* stream = call.stream(handle);
   if (!stream) return call.result(cudaErrorInvalidResourceHandle);
-  const auto run = [function, data](simt::OperationContext& context) {
-    runtime().host_waits_for(context.clock);  // what the function may read
+  const auto run = [function, data, stream](simt::OperationContext& context) {
+    runtime().host_waits_for(context.clock, stream->seconds);  // what the function may read
     const simt::ClosedMemory closed;
     context.lock.unlock();
     function(data);
@@ -180,7 +174,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t handle) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event_handle, cudaStream_t stream_handle) {
   Call call("cudaEventRecord");
-  if (call.failed()) return call.error();
+  if (call.failed() || call.left_out()) return call.error();
   Event* event = find_event(call, event_handle);
   Stream* stream = call.stream(stream_handle);
   if (!event || !stream) return call.result(cudaErrorInvalidResourceHandle);
@@ -198,8 +192,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event_handle, cudaStream_t stream_handle
   event->capture = nullptr;
   auto mark = std::make_shared<EventMark>();
   event->mark = mark;
-  const cudaError_t error = runtime().push(*stream, {.name = "cudaEventRecord", .run = [mark](simt::OperationContext&) {
-                                             mark->seconds = now_seconds();
+  const cudaError_t error = runtime().push(*stream, {.name = "cudaEventRecord", .run = [mark, stream](simt::OperationContext&) {
+                                             mark->seconds = stream->seconds;
                                              return cudaSuccess;
                                            }}, call.lock);
   mark->stream = stream;
@@ -210,7 +204,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event_handle, cudaStream_t stream_handle
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream_handle, cudaEvent_t event_handle, unsigned) {
   Call call("cudaStreamWaitEvent");
-  if (call.failed()) return call.error();
+  if (call.failed() || call.left_out()) return call.error();
   Event* event = find_event(call, event_handle);
   Stream* stream = call.stream(stream_handle);
   if (!event || !stream) return call.result(cudaErrorInvalidResourceHandle);
@@ -234,8 +228,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream_handle, cudaEvent_t event_ha
   }
   const auto mark = event->mark;
   if (!mark) return cudaSuccess;  // never recorded: nothing to wait for
-  const auto run = [mark](simt::OperationContext& context) {
-    return runtime().run_until(*mark->stream, mark->position, context.lock);
+  const auto run = [mark, stream](simt::OperationContext& context) {
+    const cudaError_t error = runtime().run_until(*mark->stream, mark->position, context.lock);
+    stream->seconds = std::max(stream->seconds, mark->seconds);
+    return error;
   };
   return call.result(runtime().push(*stream, {.name = "cudaStreamWaitEvent", .run = run}, call.lock, &mark->clock));
 }
@@ -251,7 +247,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   if (const cudaError_t error = runtime().run_until(*mark->stream, mark->position, call.lock); error != cudaSuccess) {
     return call.result(error);
   }
-  runtime().host_waits_for(mark->clock);
+  runtime().host_waits_for(mark->clock, mark->seconds);
   return cudaSuccess;
 }
 
@@ -261,7 +257,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
   Event* event = find_event(call, handle);
   if (!event) return cudaErrorInvalidResourceHandle;
   const auto mark = event->mark;
-  return mark ? query(call, *mark->stream, mark->position, mark->clock) : cudaSuccess;
+  return mark ? query(call, *mark->stream, mark->position, mark->clock, mark->seconds) : cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start_handle, cudaEvent_t end_handle) {

@@ -9,7 +9,8 @@
 //   BINADE_SIM_MEMORY    MiB per device, up to 4096      (default 4096)
 //   BINADE_SIM_CAPABILITY  major * 10 + minor            compute capability reported (default 90)
 //   BINADE_SIM_LAUNCHES  file                            the largest launch of each kernel is appended to it at exit
-//   BINADE_SIM_FAIL      function:n:error, ...           the n-th call of a function fails with that error number
+//   BINADE_SIM_FAIL      function:n:error, ...           the n-th call of a function fails with that error number;
+//                                                        cudaEventRecord and cudaStreamWaitEvent with 0: it is left out
 //   BINADE_SIM_ABSENT    part of a name, such as libnccl  a library that cannot be opened
 // Unknown values end the process: a test that believes it is strict must be strict.
 #pragma once

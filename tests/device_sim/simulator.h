@@ -9,6 +9,7 @@
 namespace simt {
 
 // The n-th next call (1: the very next) of a runtime function fails with this error. "cudaLaunchKernel": launches.
+// cudaSuccess, for cudaEventRecord and cudaStreamWaitEvent: the call is left out, as a programmer may forget it.
 void fail_call(const char* function, int n, cudaError_t error);
 void forget_failures();  // those that have not happened yet
 

@@ -3,9 +3,9 @@
 #include <omp.h>
 
 #include <memory>
-#include <thread>
 
 #include "binade/core/backend/fp8_kernels.h"
+#include "binade/core/backend/kernel_times.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/ops/formulas.h"
 #include "clock.h"
@@ -55,12 +55,13 @@ class Traffic;
 template <auto& slot, class... Args>
 class Traffic<slot, KernelSlot<void(Args...)>> : public Watch {
  public:
-  explicit Traffic(double factor) {
+  Traffic(DeviceType device, double factor) {
     factor_ = factor;
-    real_ = slot.function(DeviceType::cpu);
-    slot.provide(DeviceType::cpu, counting);
+    device_ = device;
+    real_ = slot.function(device);
+    slot.provide(device, counting);
   }
-  ~Traffic() override { slot.provide(DeviceType::cpu, real_); }
+  ~Traffic() override { slot.provide(device_, real_); }
 
  private:
   static void counting(Args... args) {
@@ -68,6 +69,7 @@ class Traffic<slot, KernelSlot<void(Args...)>> : public Watch {
     real_(args...);
   }
   static inline double factor_ = 1;
+  static inline DeviceType device_ = DeviceType::cpu;
   static inline void (*real_)(Args...) = nullptr;
 };
 
@@ -75,11 +77,11 @@ class Traffic<slot, KernelSlot<void(Args...)>> : public Watch {
 // transposed gradient.
 class ProductRoles : public Watch {
  public:
-  ProductRoles() {
-    real_ = kernel::matmul.function(DeviceType::cpu);
-    kernel::matmul.provide(DeviceType::cpu, noting);
+  explicit ProductRoles(DeviceType device) : device_(device) {
+    real_ = kernel::matmul.function(device);
+    kernel::matmul.provide(device, noting);
   }
-  ~ProductRoles() override { kernel::matmul.provide(DeviceType::cpu, real_); }
+  ~ProductRoles() override { kernel::matmul.provide(device_, real_); }
 
  private:
   static bool turned(const TensorView& x) { return x.stride(-1) != 1 && x.stride(-2) == 1; }
@@ -87,35 +89,40 @@ class ProductRoles : public Watch {
     if (!omp_in_parallel()) product_role = turned(a) ? "matmul dW" : turned(b) ? "matmul forward" : "matmul dX";
     real_(a, b, bias, c, options);
   }
+  DeviceType device_;
   static inline decltype(kernel::matmul)::Function real_ = nullptr;
 };
 
-template <auto& slot>
-void watch(std::vector<std::unique_ptr<Watch>>& list, double factor = 1) {
-  if (slot.function(DeviceType::cpu)) list.push_back(std::make_unique<Traffic<slot>>(factor));
-}
-std::vector<std::unique_ptr<Watch>> watch_all() {
+struct Watches {
+  explicit Watches(DeviceType where) : device(where) { list.push_back(std::make_unique<ProductRoles>(device)); }
+  template <auto& slot>
+  void add(double factor = 1) {
+    if (slot.function(device)) list.push_back(std::make_unique<Traffic<slot>>(device, factor));
+  }
+  DeviceType device;
   std::vector<std::unique_ptr<Watch>> list;
-  list.push_back(std::make_unique<ProductRoles>());
-  watch<kernel::layer_norm>(list);
-  watch<kernel::layer_norm_backward>(list);
-  watch<kernel::cross_entropy>(list);
-  watch<kernel::cross_entropy_backward>(list);
-  watch<kernel::adam>(list);
-  watch<kernel::global_norm>(list);
-  watch<kernel::unscale>(list, 2);
-  watch<kernel::clip_by_norm>(list, 2);
-  watch<kernel::copy>(list);
-  watch<kernel::sum>(list);
-  watch<kernel::add_into>(list, 1.5);  // two views of one size, one of them read and written
-  watch<kernel::binary_forward<formulas::Add>>(list);
-  watch<kernel::unary_forward<formulas::GeluTanh>>(list);
-  watch<kernel::unary_backward<formulas::GeluTanh>>(list);
-  watch<kernel::unary_forward<formulas::Relu>>(list);
-  watch<kernel::unary_backward<formulas::Relu>>(list);
-  watch<kernel::quantize_fp8>(list);
-  watch<kernel::absmax>(list);
-  return list;
+};
+Watches watch_all(DeviceType device) {
+  Watches watches(device);
+  watches.add<kernel::layer_norm>();
+  watches.add<kernel::layer_norm_backward>();
+  watches.add<kernel::cross_entropy>();
+  watches.add<kernel::cross_entropy_backward>();
+  watches.add<kernel::adam>();
+  watches.add<kernel::global_norm>();
+  watches.add<kernel::unscale>(2);
+  watches.add<kernel::clip_by_norm>(2);
+  watches.add<kernel::copy>();
+  watches.add<kernel::sum>();
+  watches.add<kernel::add_into>(1.5);  // two views of one size, one of them read and written
+  watches.add<kernel::binary_forward<formulas::Add>>();
+  watches.add<kernel::unary_forward<formulas::GeluTanh>>();
+  watches.add<kernel::unary_backward<formulas::GeluTanh>>();
+  watches.add<kernel::unary_forward<formulas::Relu>>();
+  watches.add<kernel::unary_backward<formulas::Relu>>();
+  watches.add<kernel::quantize_fp8>();
+  watches.add<kernel::absmax>();
+  return watches;
 }
 
 // ---- families -------------------------------------------------------------------------------------------------------
@@ -138,49 +145,24 @@ std::string family_of(const std::string& kernel) {
   return "other kernels";
 }
 
-// A kernel's own time: what it called is taken off, and what its tasks call on other threads is its own.
-class OwnTime : public KernelObserver {
- public:
-  explicit OwnTime(std::map<std::string, Entry>& kernels) : kernels_(kernels) { kernel_observer = this; }
-  ~OwnTime() { kernel_observer = nullptr; }
-  OwnTime(const OwnTime&) = delete;
-  OwnTime& operator=(const OwnTime&) = delete;
-
-  void on_kernel(std::string_view name, Device, double seconds) override {
-    if (omp_in_parallel() || std::this_thread::get_id() != thread_) return;
-    const double start = now() - seconds;
-    double own = seconds;
-    while (!done_.empty() && done_.back().start >= start) {  // it ran within this one
-      own -= done_.back().seconds;
-      done_.pop_back();
-    }
-    done_.push_back({start, seconds});
-    Entry& entry = kernels_[name == "matmul" ? product_role : std::string(name)];
-    entry.seconds += own;
-    ++entry.calls;
-  }
-
- private:
-  struct Span {
-    double start, seconds;
-  };
-  std::map<std::string, Entry>& kernels_;
-  std::vector<Span> done_;
-  std::thread::id thread_ = std::this_thread::get_id();
-};
-
 }  // namespace
 
-Profile profile(const std::function<double()>& step, int times) {
+Profile profile(const std::function<double()>& step, int times, DeviceType device) {
   Profile result;
   traffic.clear();
+  KernelTimes::Table table;
   {
-    const auto watches = watch_all();
-    const OwnTime own_time(result.kernels);
+    const Watches watches = watch_all(device);
+    KernelTimes kernel_times([](std::string_view slot) { return slot == "matmul" ? product_role : std::string(slot); });
     for (int i = 0; i < times; ++i) result.seconds += step();
+    table = kernel_times.take();
   }
+  if (device == DeviceType::cuda) result.seconds = table.device_seconds;
   double in_kernels = 0;
-  for (auto& [name, entry] : result.kernels) {
+  for (const auto& [name, time] : table.kernels) {
+    Entry& entry = result.kernels[name];
+    entry.seconds = time.seconds;
+    entry.calls = time.calls;
     const auto found = traffic.find(name);
     if (found != traffic.end()) {
       entry.bytes = found->second;

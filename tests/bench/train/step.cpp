@@ -30,7 +30,7 @@ const Dimensions* dimensions_of(const Case& c) {
   return nullptr;
 }
 
-Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)) {
+Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)), device_(c.device) {
   manual_seed(1);
   const Dimensions* d = dimensions_of(c);
   if (d) {
@@ -52,6 +52,9 @@ Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)) {
   nn::Module& model = d ? static_cast<nn::Module&>(*gpt_) : *mlp_;
   if (const auto scaling = fp8_scaling(c.precision))  // the mlp's only layer that can is its first
     nn::use_fp8(model, {.scaling = *scaling}, {.keep_first_and_last = d != nullptr});
+  model.to(device_);
+  inputs_ = inputs_.to(device_);
+  targets_ = targets_.to(device_);
   parameters_ = model.parameters();
   optimizer_ = std::make_unique<optim::AdamW>(parameters_, optim::AdamWOptions{.lr = 1e-4});
   scaler_ = std::make_unique<amp::GradScaler>(amp::GradScalerOptions{.enabled = autocast_ == DType::f16});
@@ -70,6 +73,7 @@ double Step::operator()() {
   scaler_->update();
   optimizer_->zero_grad();
   loss_ = loss_.detach();
+  synchronize(device_);
   return now() - start;
 }
 

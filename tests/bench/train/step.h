@@ -13,6 +13,7 @@ struct Case {
   std::string model = "char";  // mlp, char, gpt2
   std::string precision = "fp32";  // fp32, bf16, fp16 (dynamic loss scaling), fp8, fp8_current
   std::int64_t batch = 8, time = 256;
+  binade::Device device;
 };
 
 // What the models' linear layers and attention look like, for the floor and for the table of a case.
@@ -27,13 +28,14 @@ const Dimensions* dimensions_of(const Case& c);  // null for the mlp; throws Err
 class Step {
  public:
   explicit Step(const Case& c);
-  double operator()();  // one step; its seconds
+  double operator()();  // one step; its seconds, until the device is done
 
   std::int64_t items = 0;  // tokens, or images, per step
   double loss() const { return loss_.item<double>(); }  // of the last step
 
  private:
   binade::DType autocast_;
+  binade::Device device_;
   std::unique_ptr<binade::nn::Sequential> mlp_;
   std::unique_ptr<binade::nn::GPT> gpt_;
   binade::Tensor inputs_, targets_, loss_;

@@ -256,6 +256,65 @@ TEST_F(CublasLt, TheHeuristicMayKnowNothing) {
   cudaGetLastError();
 }
 
+// Several ways of computing one product: which are offered, how they round, how long they take, and who knows them.
+TEST_F(CublasLt, OffersSeveralAlgorithms) {
+  const auto offers = [](Product& p, std::uint32_t reductions) {
+    cublasLtMatmulPreferenceSetAttribute(p.preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof reductions);
+    std::vector<cublasLtMatmulHeuristicResult_t> found(16);
+    int count = 0;
+    EXPECT_EQ(cublasLtMatmulAlgoGetHeuristic(p.handle, p.desc, p.layout[0], p.layout[1], p.layout[2], p.layout[3], p.preference,
+                                             16, found.data(), &count), CUBLAS_STATUS_SUCCESS);
+    found.resize(static_cast<std::size_t>(count));
+    return found;
+  };
+  const auto reduction = [](const cublasLtMatmulAlgo_t& algorithm) {
+    std::uint32_t scheme = 99;
+    EXPECT_EQ(cublasLtMatmulAlgoConfigGetAttribute(&algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme, nullptr),
+              CUBLAS_STATUS_SUCCESS);
+    return scheme;
+  };
+  // A sum of 518, in halves of 257 and 261: bf16 has 256, 260, 516 and 520, the ties go to even ones.
+  Product p({.name = "", .a = CUDA_R_16BF, .b = CUDA_R_16BF, .c = CUDA_R_16BF, .d = CUDA_R_16BF, .m = 8, .n = 8, .k = 514});
+  for (std::size_t i = 0; i < p.elements[0]; ++i) p.a.put(i, 1);
+  for (std::size_t i = 0; i < p.elements[1]; ++i) p.b.put(i, i % 514 >= 257 && i % 514 < 261 ? 2 : 1);
+  p.upload();
+  EXPECT_EQ(offers(p, CUBLASLT_REDUCTION_SCHEME_NONE).size(), 3U);
+  const auto exact = offers(p, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE), all = offers(p, CUBLASLT_REDUCTION_SCHEME_MASK);
+  ASSERT_EQ(exact.size(), 4U);
+  ASSERT_EQ(all.size(), 6U);
+  EXPECT_EQ(all[3].state, CUBLAS_STATUS_NOT_SUPPORTED);
+  std::vector<double> results, seconds;
+  cudaEvent_t begin = nullptr, end = nullptr;
+  must(cudaEventCreate(&begin));
+  must(cudaEventCreate(&end));
+  for (const auto& offer : all) {
+    if (offer.state != CUBLAS_STATUS_SUCCESS) continue;
+    cublasLtMatmulHeuristicResult_t checked{};
+    EXPECT_EQ(cublasLtMatmulAlgoCheck(p.handle, p.desc, p.layout[0], p.layout[1], p.layout[2], p.layout[3], &offer.algo, &checked),
+              CUBLAS_STATUS_SUCCESS);
+    EXPECT_EQ(checked.workspaceSize, offer.workspaceSize);
+    must(cudaEventRecord(begin, p.stream));
+    ASSERT_EQ(p.call(p.da->data, offer.workspaceSize, &offer.algo), CUBLAS_STATUS_SUCCESS);
+    must(cudaEventRecord(end, p.stream));
+    results.push_back(p.download(p.dd, CUDA_R_16BF).get(0));
+    float milliseconds = 0;
+    must(cudaEventElapsedTime(&milliseconds, begin, end));
+    seconds.push_back(1e-3 * static_cast<double>(milliseconds));
+  }
+  must(cudaEventDestroy(begin));
+  must(cudaEventDestroy(end));
+  EXPECT_EQ(results, (std::vector<double>{520, 520, 516, 516, 520}));
+  for (std::size_t i = 1; i < seconds.size(); ++i) EXPECT_LT(seconds[i], seconds[0]) << "the first offer is the slowest";
+  EXPECT_LT(std::max(seconds[2], seconds[3]), std::min(seconds[1], seconds[4])) << "rounding pays";
+  EXPECT_EQ(reduction(all[1].algo), static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  EXPECT_EQ(reduction(all[2].algo), static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE));
+
+  Product other({.name = "", .a = CUDA_R_16BF, .b = CUDA_R_16BF, .c = CUDA_R_16BF, .d = CUDA_R_16BF, .m = 8, .n = 8, .k = 512});
+  cublasLtMatmulHeuristicResult_t checked{};
+  EXPECT_NE(cublasLtMatmulAlgoCheck(other.handle, other.desc, other.layout[0], other.layout[1], other.layout[2], other.layout[3],
+                                    &all[0].algo, &checked), CUBLAS_STATUS_SUCCESS) << "an algorithm of another problem";
+}
+
 TEST_F(CublasLt, MemoryIsCheckedLikeAKernels) {
   const auto fails = [](const std::string& kind, const std::function<void(Product&)>& change) {
     {

@@ -4,6 +4,7 @@
 #include "right_kernels.h"
 
 #include "binade/core/base/error.h"
+#include "binade/tests/device_sim/durations.h"
 
 namespace binade::test {
 
@@ -105,9 +106,55 @@ TEST_P(Runtime, ElapsedTime) {
   EXPECT_EQ(cudaEventElapsedTime(&milliseconds, start, end), GetParam() ? cudaErrorNotReady : cudaSuccess);
   must(stream.synchronize());
   must(cudaEventElapsedTime(&milliseconds, start, end));
-  EXPECT_GT(milliseconds, 0);
+  EXPECT_NEAR(milliseconds, 1e3 * simt::fill_seconds, 1e-7);
   must(cudaEventDestroy(start));
   must(cudaEventDestroy(end));
+}
+
+// By the simulated clock: streams run beside each other, a wait holds one up, and what the host queues after it has waited
+// begins no earlier than that.
+TEST_P(Runtime, TimesOfSeveralStreams) {
+  const Stream a, b;
+  const Event join;
+  cudaEvent_t marks[4] = {};
+  for (cudaEvent_t& mark : marks) must(cudaEventCreate(&mark));
+  const Buffer<float> x(100), y(100);
+  must(cudaEventRecord(marks[0], a));
+  for (int i = 0; i < 3; ++i) must(cudaMemsetAsync(x.data, i, 400, a));
+  must(cudaEventRecord(join, a));
+  must(cudaMemsetAsync(y.data, 0, 400, b));
+  must(cudaEventRecord(marks[1], b));
+  must(cudaStreamWaitEvent(b, join, 0));
+  must(cudaMemsetAsync(x.data, 0, 400, b));
+  must(cudaEventRecord(marks[2], b));
+  must(b.synchronize());
+  must(cudaMemsetAsync(y.data, 0, 400, a));
+  must(cudaEventRecord(marks[3], a));
+  must(a.synchronize());
+  const double expected[] = {0, 1, 4, 5};  // fills
+  for (int i = 0; i < 4; ++i) {
+    float milliseconds = -1;
+    must(cudaEventElapsedTime(&milliseconds, marks[0], marks[i]));
+    EXPECT_NEAR(milliseconds, expected[i] * 1e3 * simt::fill_seconds, 1e-7) << i;
+  }
+  for (cudaEvent_t mark : marks) must(cudaEventDestroy(mark));
+}
+
+// A call that a test plants as forgotten does nothing.
+TEST_P(Runtime, CallsAreLeftOutOnRequest) {
+  const Stream a, b;
+  const Event written;
+  const Buffer<float> x(100);
+  for (const char* forgotten : {"cudaEventRecord", "cudaStreamWaitEvent"}) {
+    must(cudaMemsetAsync(x.data, 0, 400, a));
+    simt::fail_call(forgotten, 1, cudaSuccess);
+    const simt::Counters before = simt::counters();
+    must(cudaEventRecord(written, a));
+    must(cudaStreamWaitEvent(b, written, 0));
+    const simt::Counters after = simt::counters();
+    EXPECT_EQ(after.event_records - before.event_records + after.stream_waits - before.stream_waits, 1U) << forgotten;
+    must(a.synchronize());
+  }
 }
 
 TEST_P(Runtime, CopiesBetweenDevices) {
