@@ -63,12 +63,6 @@ struct BatchNorm : Op {  // inputs x, weight, bias
     return spec;
   }
   bool changes_state() const override { return options.training && running_mean; }
-  // running = (1 - momentum) running + momentum new
-  static void update_running(const Tensor& running, const Tensor& value, double momentum, double factor) {
-    kernel::add_into(running, running, -momentum);
-    kernel::add_into(value, running, momentum * factor);
-    bump_version(running);
-  }
   Tensor forward(Inputs in, Saved& saved) const override {
     Tensor y = empty(infer(in), in[0].device());
     const Tensor x = contiguous_values(in[0]);
@@ -76,22 +70,21 @@ struct BatchNorm : Op {  // inputs x, weight, bias
     const Shape as3{s.batch, s.channels, s.inner};
     const Spec per_channel{{s.channels}, statistics_dtype(x)};
     const Tensor mean = empty(per_channel, x.device()), rstd = empty(per_channel, x.device());
+    const Tensor weight = contiguous_or_absent(in[1]), bias = contiguous_or_absent(in[2]);
     if (options.training) {
-      const Tensor var = empty(per_channel, x.device());
-      const double count = static_cast<double>(s.batch * s.inner);
-      if (x.numel() != 0) kernel::batch_norm_statistics(view_as(x, as3), mean, var, rstd, options.eps);
-      if (running_mean && x.numel() != 0) {  // the running variance is the unbiased one, as in PyTorch
-        update_running(running_mean, mean, options.momentum, 1);
-        update_running(running_var, var, options.momentum, count / (count - 1));
+      if (x.numel() != 0) {
+        kernel::batch_norm_training(view_as(x, as3), weight, bias, view_as(y, as3), mean, rstd,
+                                    {running_mean, running_var, options.eps, options.momentum});
+        if (running_mean) bump_version(running_mean);
+        if (running_var) bump_version(running_var);
       }
     } else {
       kernel::copy(running_mean, mean);
       kernel::fill(rstd, options.eps);
       kernel::add_into(running_var, rstd, 1);
       kernel::unary_forward<formulas::Rsqrt>(rstd, rstd, {});
+      kernel::batch_norm(view_as(x, as3), mean, rstd, weight, bias, view_as(y, as3));
     }
-    const Tensor weight = contiguous_or_absent(in[1]), bias = contiguous_or_absent(in[2]);
-    kernel::batch_norm(view_as(x, as3), mean, rstd, weight, bias, view_as(y, as3));
     saved.save(x);
     saved.save(weight);
     saved.save(mean);

@@ -5,6 +5,7 @@
 #include "binade/core/backend/kernels.h"
 #include "binade/core/tensor/tensor_impl.h"
 #include "binade/ops/formulas.h"
+#include "binade/ops/linear_parts.h"
 #include "binade/ops/op_checks.h"
 #include "binade/ops/ops.h"
 
@@ -83,21 +84,29 @@ struct Conv2d : Convolution {
             x.dtype()};
   }
   Tensor forward(Inputs in, Saved& saved) const override {
-    const Tensor y = empty(infer(in), in[0].device());
-    kernel::conv2d(in[0], in[1], in[2], y, kernel_options());
+    // relu's gradient can be told from its result; the others need what they are taken of
+    const bool relu = options.activation == Activation::relu, none = options.activation == Activation::none;
+    const Tensor pre = empty(infer(in), in[0].device()), y = none || relu ? pre : empty_like(pre);
+    kernel::ConvOptions chosen = kernel_options();
+    chosen.relu = relu;
+    kernel::conv2d(in[0], in[1], in[2], pre, chosen);
+    if (!relu) activate(options.activation, pre, y);
     saved.save(in[0]);
     saved.save(in[1]);
+    if (!none) saved.save(pre);
     return y;
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     const Tensor x = saved[0], weight = saved[1];
+    const Tensor pre = options.activation == Activation::none ? Tensor() : saved[2];
+    const Tensor dpre = activated_backward(options.activation, pre, dy);
     if (out.wanted(0)) {
       const Tensor dx = empty(x.spec(), x.device());
-      kernel::conv2d_backward_data(dy, weight, dx, kernel_options());
+      kernel::conv2d_backward_data(dpre, weight, dx, kernel_options());
       out.put(0, dx);
     }
-    if (out.wanted(1)) put_weight(out, x, dy);
-    if (out.wanted(2)) put_bias(out, dy);
+    if (out.wanted(1)) put_weight(out, x, dpre);
+    if (out.wanted(2)) put_bias(out, dpre);
   }
   Tensor reference(Inputs in) const override {
     const Tensor x = contiguous_values(in[0]), weight = contiguous_values(in[1]), y = empty(infer(in), x.device());
@@ -119,7 +128,7 @@ struct Conv2d : Convolution {
             sum += xs[static_cast<std::size_t>(((item * x.size(1) + channel) * h + i) * w + j)] *
                    ws[static_cast<std::size_t>(((filter * channels + c) * kh + a) * kw + b)];
           }
-      ys[o] = sum;
+      ys[o] = reference_activation(options.activation, sum);
     }
     return y;
   }
@@ -229,7 +238,7 @@ Tensor run_1d(std::string_view name, const Tensor& x, const Tensor& weight, cons
   check_dims(name, "x", x, 3);
   check_dims(name, "weight", weight, 3);
   const Conv2dOptions plane{{1, options.stride}, {0, options.padding}, {1, options.dilation}, options.groups,
-                            {0, options.output_padding}};
+                            {0, options.output_padding}, options.activation};
   try {
     return squeeze(run_convolution<O>(unsqueeze(x, 2), unsqueeze(weight, 2), bias, plane), 2);
   } catch (const Error& e) {
@@ -244,6 +253,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv2dO
   return run_convolution<Conv2d>(x, weight, bias, options);
 }
 Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv2dOptions options) {
+  check(options.activation == Activation::none, "conv_transpose2d: activation is for conv2d only");
   return run_convolution<ConvTranspose2d>(x, weight, bias, options);
 }
 Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv1dOptions options) {
@@ -251,6 +261,7 @@ Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv1dO
   return run_1d<Conv2d>("conv1d", x, weight, bias, options);
 }
 Tensor conv_transpose1d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv1dOptions options) {
+  check(options.activation == Activation::none, "conv_transpose1d: activation is for conv1d only");
   return run_1d<ConvTranspose2d>("conv_transpose1d", x, weight, bias, options);
 }
 

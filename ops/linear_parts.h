@@ -1,4 +1,4 @@
-// What the linear operations share: their matrices as views, and their activation.
+// What the linear operations share: their matrices as views, and their activation (convolution's too).
 #pragma once
 #include <cmath>
 #include <utility>

@@ -94,6 +94,15 @@ inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorVie
     batch_norm{"batch_norm"};
 inline KernelSlot<void(TensorView x, TensorView mean, TensorView var, TensorView rstd, double eps)>
     batch_norm_statistics{"batch_norm_statistics"};  // per channel mean, biased variance, 1 / sqrt(variance + eps)
+// All of a training pass, with or without running statistics [channels]: mean, rstd and y as above, and
+// running = (1 - momentum) running + momentum new, where the variance is the unbiased one
+struct BatchNormTraining {
+  TensorView running_mean, running_var;
+  double eps = 1e-5, momentum = 0.1;
+};
+inline KernelSlot<void(TensorView x, TensorView weight, TensorView bias, TensorView y, TensorView mean,
+                       TensorView rstd, BatchNormTraining training)>
+    batch_norm_training{"batch_norm_training"};
 inline KernelSlot<void(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView dy, TensorView dx,
                        TensorView dweight, TensorView dbias, bool training)>
     batch_norm_backward{"batch_norm_backward"};  // training: the statistics depend on x
@@ -148,6 +157,7 @@ struct ConvOptions {
   std::int64_t stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
   std::int64_t groups = 1;
   MatmulPrecision precision = float32_matmul_precision();
+  bool relu = false;  // y = max(0, convolution + bias), NaN stays; conv2d only
 };
 inline KernelSlot<void(TensorView x, TensorView weight, TensorView bias, TensorView y, ConvOptions options)> conv2d{
     "conv2d"};

@@ -5,6 +5,7 @@
 // launch.h first
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
+#include "binade/cuda/kernels/batch_norm.h"
 #include "binade/cuda/kernels/rows.h"
 
 namespace binade::cuda {
@@ -156,8 +157,10 @@ void batch_norm(TensorView x, TensorView mean, TensorView rstd, TensorView weigh
   });
 }
 
-void batch_norm_backward(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView dy,
-                         TensorView dx, TensorView dweight, TensorView dbias, bool training) {
+}  // namespace
+
+void own_batch_norm_backward(TensorView x, TensorView mean, TensorView rstd, TensorView weight, TensorView dy,
+                             TensorView dx, TensorView dweight, TensorView dbias, bool training) {
   if (x.size(1) == 0) return;
   with_row_type(x.dtype, "batch_norm", [&]<class C>() {
     const Spans<2> in{{span_of(x), span_of(dy)}};
@@ -174,13 +177,10 @@ void batch_norm_backward(TensorView x, TensorView mean, TensorView rstd, TensorV
   });
 }
 
-}  // namespace
-
 void provide_batch_norm();
 void provide_batch_norm() {
   kernel::batch_norm_statistics.provide(DeviceType::cuda, batch_norm_statistics);
   kernel::batch_norm.provide(DeviceType::cuda, batch_norm);
-  kernel::batch_norm_backward.provide(DeviceType::cuda, batch_norm_backward);
 }
 
 }  // namespace binade::cuda

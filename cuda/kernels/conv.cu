@@ -24,7 +24,7 @@ struct Conv {
   std::int64_t bias_stride = 0;
   int batch, channels, filters, h, w, oh, ow, kh, kw;
   int stride[2], padding[2], dilation[2];
-  bool tf32;
+  bool tf32, relu;
 };
 struct Place {  // a position of x or y in one batch element; `inside` is false beyond the last
   int batch, row, column;
@@ -86,6 +86,7 @@ struct Forward {  // y [filters, (batch, oh, ow)] = weight [filters, (channels, 
     const Place p = place(n, c.batch, c.oh, c.ow);
     const std::int64_t filter = group * c.filters + m;
     if (c.bias) value += c.bias.get<C, Formats::arithmetic>(filter * c.bias_stride);
+    if (c.relu && value <= 0) value = 0;  // NaN stays
     c.y.data.set<Formats::arithmetic>(c.y.at(p.batch, filter, p.row, p.column), value);
   }
 };
@@ -243,6 +244,7 @@ void own_conv2d(TensorView x, TensorView weight, TensorView bias, TensorView y, 
   if (y.numel() == 0) return;
   Forward problem{describe(x, weight, y, x.dtype, options)};
   const Conv& c = problem.c;
+  problem.c.relu = options.relu;
   if (bias) {
     problem.c.bias = span_of(bias);
     problem.c.bias_stride = bias.stride(0);

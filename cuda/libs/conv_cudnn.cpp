@@ -2,6 +2,7 @@
 #include "binade/core/backend/kernels.h"
 #include "binade/cuda/kernels/conv.h"
 #include "binade/cuda/libs/cudnn_plans.h"
+#include "binade/ops/formulas.h"
 
 namespace binade::cuda {
 
@@ -28,12 +29,17 @@ void conv2d(TensorView x, TensorView weight, TensorView bias, TensorView y, kern
     channels.shape = {1, bias.size(0), 1, 1};
     channels.strides = {0, bias.stride(0), 0, 0};
   }
-  const auto spec = [&] {
-    return ConvForward{plan_tensor(x), plan_tensor(weight), bias ? plan_tensor(channels) : PlanTensor{}, plan_tensor(y),
-                       geometry(options)};
+  const auto done = [&](std::string_view op, bool relu) {
+    const auto spec = [&] {
+      return ConvForward{plan_tensor(x), plan_tensor(weight), bias ? plan_tensor(channels) : PlanTensor{},
+                         plan_tensor(y), geometry(options),   relu};
+    };
+    return bias ? done_by_plan(op, {x, weight, bias, y}, spec, {x.data, weight.data, bias.data, y.data})
+                : done_by_plan(op, {x, weight, y}, spec, {x.data, weight.data, y.data});
   };
-  if (bias ? done_by_plan("conv2d", {x, weight, bias, y}, spec, {x.data, weight.data, bias.data, y.data})
-           : done_by_plan("conv2d", {x, weight, y}, spec, {x.data, weight.data, y.data})) {
+  if (options.relu && done("conv2d with relu", true)) return;
+  if (done("conv2d", false)) {  // a plan for the convolution alone is still the faster road
+    if (options.relu) kernel::unary_forward<formulas::Relu>(y, y, {});
     return;
   }
   own_conv2d(x, weight, bias, y, options);

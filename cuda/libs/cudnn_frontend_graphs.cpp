@@ -113,9 +113,16 @@ class Translation {
     const TensorHandle x = input(s.x), weight = input(s.weight);
     const TensorHandle bias = s.bias.given ? input(s.bias) : nullptr;
     TensorHandle y = graph_.conv_fprop(x, weight, convolution<fe::graph::Conv_fprop_attributes>(s.geometry));
-    if (bias) {
+    const auto in_float = [&] {
       y->set_dim(list(s.y.dims)).set_stride(list(s.y.strides)).set_data_type(fe::DataType_t::FLOAT);
+    };
+    if (bias) {
+      in_float();
       y = graph_.pointwise(y, bias, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
+    }
+    if (s.relu) {
+      in_float();
+      y = graph_.pointwise(y, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD));
     }
     output(y, s.y);
   }
@@ -126,6 +133,32 @@ class Translation {
   void operator()(const ConvWeightGradient& s) {
     const TensorHandle x = input(s.x), dy = input(s.dy);
     output(graph_.conv_wgrad(dy, x, convolution<fe::graph::Conv_wgrad_attributes>(s.geometry)), s.dweight);
+  }
+  void operator()(const BatchNormForward& s) {
+    const TensorHandle x = input(s.x), scale = input(s.scale), bias = input(s.bias);
+    TensorHandle eps = graph_.tensor(static_cast<float>(s.eps));
+    auto attributes = fe::graph::Batchnorm_attributes().set_epsilon(eps);
+    if (s.running_mean.given) {
+      TensorHandle mean = input(s.running_mean), var = input(s.running_var);
+      TensorHandle momentum = graph_.tensor(static_cast<float>(s.momentum));
+      attributes.set_previous_running_stats(mean, var, momentum);
+    }
+    const auto [y, mean, rstd, next_mean, next_var] = graph_.batchnorm(x, scale, bias, attributes);
+    output(y, s.y);
+    output(mean, s.mean);
+    output(rstd, s.rstd);
+    if (!s.running_mean.given) return;
+    output(next_mean, s.next_mean);
+    output(next_var, s.next_var);
+  }
+  void operator()(const BatchNormBackward& s) {
+    const TensorHandle dy = input(s.dy), x = input(s.x), scale = input(s.scale);
+    TensorHandle mean = input(s.mean), rstd = input(s.rstd);
+    const auto [dx, dscale, dbias] = graph_.batchnorm_backward(
+        dy, x, scale, fe::graph::Batchnorm_backward_attributes().set_saved_mean_and_inv_variance(mean, rstd));
+    output(dx, s.dx);
+    output(dscale, s.dscale);
+    output(dbias, s.dbias);
   }
 
  private:

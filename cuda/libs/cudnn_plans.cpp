@@ -135,14 +135,28 @@ std::vector<NamedTensor> tensors_of(const PlanSpec& spec) {
     all = {{"dy", d->dy, false}, {"weight", d->weight, false}, {"dx", d->dx, true}};
   } else if (const auto* w = std::get_if<ConvWeightGradient>(&spec)) {
     all = {{"x", w->x, false}, {"dy", w->dy, false}, {"dweight", w->dweight, true}};
+  } else if (const auto* n = std::get_if<BatchNormForward>(&spec)) {
+    all = {{"x", n->x, false},
+           {"scale", n->scale, false},
+           {"bias", n->bias, false},
+           {"running_mean", n->running_mean, false},
+           {"running_var", n->running_var, false},
+           {"y", n->y, true},
+           {"mean", n->mean, true},
+           {"rstd", n->rstd, true},
+           {"next_mean", n->next_mean, true},
+           {"next_var", n->next_var, true}};
+  } else if (const auto* g = std::get_if<BatchNormBackward>(&spec)) {
+    all = {{"dy", g->dy, false},     {"x", g->x, false},  {"scale", g->scale, false},  {"mean", g->mean, false},
+           {"rstd", g->rstd, false}, {"dx", g->dx, true}, {"dscale", g->dscale, true}, {"dbias", g->dbias, true}};
   }
   std::erase_if(all, [](const NamedTensor& t) { return !t.tensor.given; });
   return all;
 }
 
 std::string to_text(const PlanSpec& spec) {
-  constexpr const char* names[] = {"SdpaForward", "SdpaBackward", "ConvForward", "ConvDataGradient",
-                                   "ConvWeightGradient"};
+  constexpr const char* names[] = {"SdpaForward",        "SdpaBackward",     "ConvForward",      "ConvDataGradient",
+                                   "ConvWeightGradient", "BatchNormForward", "BatchNormBackward"};
   std::string text = names[spec.index()];
   for (const NamedTensor& t : tensors_of(spec)) text.append(" ").append(t.name).append(" ").append(text_of(t.tensor));
   std::visit(
@@ -153,8 +167,12 @@ std::string to_text(const PlanSpec& spec) {
                 std::pair{" dilation ", &s.geometry.dilation}}) {
             text += name + std::to_string((*pair)[0]) + " x " + std::to_string((*pair)[1]);
           }
-        } else {
+          if constexpr (requires { s.relu; })
+            if (s.relu) text += " relu";
+        } else if constexpr (requires { s.causal; }) {
           text += " scale " + binade::to_text(s.scale) + (s.causal ? " causal" : "");
+        } else if constexpr (requires { s.momentum; }) {
+          text += " eps " + binade::to_text(s.eps) + " momentum " + binade::to_text(s.momentum);
         }
       },
       spec);
@@ -174,10 +192,11 @@ bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::spa
   return true;
 }
 
-std::string_view why_not_plan(std::initializer_list<TensorView> tensors) {
+std::string_view why_not_plan(std::initializer_list<TensorView> tensors, bool or_f32) {
   if (const char* wish = std::getenv("BINADE_CUDNN"); wish && std::string_view(wish) == "0") return "BINADE_CUDNN is 0";
   const DType dtype = tensors.begin()->dtype;
-  if (dtype != DType::f16 && dtype != DType::bf16) return "not f16 or bf16";
+  const bool narrow = dtype == DType::f16 || dtype == DType::bf16;
+  if (!narrow && !(or_f32 && dtype == DType::f32)) return or_f32 ? "not f32, f16 or bf16" : "not f16 or bf16";
   for (const TensorView& x : tensors) {
     if (!x) continue;
     if (x.dtype != dtype) return "more than one dtype";

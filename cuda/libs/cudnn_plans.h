@@ -49,6 +49,7 @@ struct ConvGeometry {
 struct ConvForward {
   PlanTensor x, weight, bias, y;  // bias [1, c_out, 1, 1], or absent: added before the one rounding
   ConvGeometry geometry;
+  bool relu = false;  // y = max(0, sum)
 };
 struct ConvDataGradient {
   PlanTensor dy, weight, dx;
@@ -59,7 +60,18 @@ struct ConvWeightGradient {
   ConvGeometry geometry;
 };
 
-using PlanSpec = std::variant<SdpaForward, SdpaBackward, ConvForward, ConvDataGradient, ConvWeightGradient>;
+// Batch norm in training: x, y and their gradients [n, c, h, w] of one dtype (f32 too), statistics over n, h and w; all
+// else [1, c, 1, 1] in f32. next = (1 - momentum) running + momentum new, the variance unbiased; absent together.
+struct BatchNormForward {
+  PlanTensor x, scale, bias, running_mean, running_var, y, mean, rstd, next_mean, next_var;
+  double eps = 0, momentum = 0;
+};
+struct BatchNormBackward {
+  PlanTensor dy, x, scale, mean, rstd, dx, dscale, dbias;
+};
+
+using PlanSpec = std::variant<SdpaForward, SdpaBackward, ConvForward, ConvDataGradient, ConvWeightGradient,
+                              BatchNormForward, BatchNormBackward>;
 
 struct NamedTensor {
   std::string_view name;
@@ -96,9 +108,9 @@ std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& prop
 // device. A plan is also kept in the folder that BINADE_CUDNN_CACHE names, if any, for later processes: by library,
 // GPU and specification. `op` names the call in traces (BINADE_TRACE=dispatch).
 bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::span<void* const> pointers);
-// Why a plan cannot use these tensors as they lie, or nothing: 16-bit floats of one dtype, with elements, no dim
-// repeated, aligned to 16 bytes, and cuDNN not switched off (BINADE_CUDNN=0). An absent view is left out.
-std::string_view why_not_plan(std::initializer_list<TensorView> tensors);
+// Why a plan cannot use these tensors as they lie, or nothing: 16-bit floats (or f32) of one dtype, with elements, no
+// dim repeated, aligned to 16 bytes, and cuDNN not switched off (BINADE_CUDNN=0). An absent view is left out.
+std::string_view why_not_plan(std::initializer_list<TensorView> tensors, bool or_f32 = false);
 void trace_own_kernels(std::string_view op, Device device, std::string_view reason);
 
 }  // namespace binade::cuda

@@ -130,10 +130,14 @@ void forward(const TensorView& x, const TensorView& weight, const TensorView& bi
     multiply_block(g.filters, width, g.depth(),
                    {weights.view.as<S>() + group * g.filters * g.depth(), dtype, g.depth(), 1},
                    {columns.as<S>(), dtype, width, 1}, nullptr, {out, dtype, g.positions(), 1}, false);
-    if (!biases) return;
+    if (!biases && !options.relu) return;
     for (std::int64_t f = 0; f < g.filters; ++f) {
-      const S add = biases->view.as<S>()[group * g.filters + f];
-      for (std::int64_t p = 0; p < width; ++p) out[f * g.positions() + p] += add;
+      S* line = out + f * g.positions();
+      const S add = biases ? biases->view.as<S>()[group * g.filters + f] : S(0);
+      for (std::int64_t p = 0; p < width; ++p) {
+        const S sum = line[p] + add;
+        line[p] = options.relu && sum <= 0 ? S(0) : sum;
+      }
     }
   });
   result.finish();

@@ -56,7 +56,8 @@ Conv2d::Conv2d(std::int64_t in, std::int64_t out, Pair kernel, Conv2dSettings se
     : options{.stride = settings.stride,
               .padding = settings.padding,
               .dilation = settings.dilation,
-              .groups = settings.groups} {
+              .groups = settings.groups,
+              .activation = settings.activation} {
   check_sizes("Conv2d", {in, out, kernel.first, kernel.second});
   check_groups("Conv2d", in, out, settings.groups);
   const std::int64_t in_group = in / settings.groups;
@@ -69,7 +70,8 @@ Conv1d::Conv1d(std::int64_t in, std::int64_t out, std::int64_t kernel, Conv1dSet
     : options{.stride = settings.stride,
               .padding = settings.padding,
               .dilation = settings.dilation,
-              .groups = settings.groups} {
+              .groups = settings.groups,
+              .activation = settings.activation} {
   check_sizes("Conv1d", {in, out, kernel});
   check_groups("Conv1d", in, out, settings.groups);
   const std::int64_t in_group = in / settings.groups;

@@ -22,6 +22,7 @@ struct Conv2dSettings {
   Pair stride{1, 1}, padding{0, 0}, dilation{1, 1};
   std::int64_t groups = 1;
   bool bias = true;
+  Activation activation = Activation::none;  // computed in the same pass
 };
 struct Conv2d : Module {  // x [batch, in, h, w]
   Conv2d(std::int64_t in, std::int64_t out, Pair kernel, Conv2dSettings settings = {});
@@ -38,6 +39,7 @@ struct Conv2d : Module {  // x [batch, in, h, w]
 struct Conv1dSettings {
   std::int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
   bool bias = true;
+  Activation activation = Activation::none;
 };
 struct Conv1d : Module {  // x [batch, in, time]
   Conv1d(std::int64_t in, std::int64_t out, std::int64_t kernel, Conv1dSettings settings = {});

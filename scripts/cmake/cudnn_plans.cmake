@@ -22,9 +22,10 @@ target_include_directories(test_cudnn_plans SYSTEM PRIVATE ${CUDAToolkit_INCLUDE
 target_link_options(test_cudnn_plans PRIVATE -Wl,--no-as-needed)
 target_link_libraries(test_cudnn_plans PRIVATE
   binade_stand_in_libcuda CUDA::cudart_static ${CMAKE_DL_LIBS} GTest::gtest GTest::gtest_main)
-foreach(part attention others)  # side by side
+foreach(part attention batch_norm others)  # side by side
   set(filter_attention "*Attention*")
-  set(filter_others "-*Attention*")
+  set(filter_batch_norm "*BatchNorm*")
+  set(filter_others "-*Attention*:*BatchNorm*")
   add_test(NAME cudnn_plans_${part} COMMAND test_cudnn_plans --gtest_filter=${filter_${part}}
       --gtest_output=json:${PROJECT_BINARY_DIR}/results/cudnn_plans_${part}.json
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})

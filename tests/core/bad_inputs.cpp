@@ -480,6 +480,14 @@ std::vector<BadCall> convolution_calls() {
        [] {
          conv_transpose2d(f({1, 3, 5, 5}), f({4, 2, 3, 3}));
        }},
+      {"conv_transpose2d", "activation",
+       [] {
+         conv_transpose2d(f({1, 3, 5, 5}), f({3, 2, 3, 3}), {}, {.activation = Activation::relu});
+       }},
+      {"conv_transpose1d", "activation",
+       [] {
+         conv_transpose1d(f({1, 3, 5}), f({3, 2, 3}), {}, {.activation = Activation::relu});
+       }},
       {"conv_transpose1d", "channels",
        [] {
          conv_transpose1d(f({1, 3, 5}), f({4, 2, 3}));

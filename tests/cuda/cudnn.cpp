@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "binade/core/backend/graphed_step.h"
 #include "binade/core/backend/trace.h"
@@ -169,6 +170,83 @@ TEST_F(CudnnDispatch, ConvolutionsAndTheirGradientsAsPlans) {
   const Tensors small{randn({1, 2, 5, 5}), randn({2, 2, 3, 3})};
   const Function convolve = [](const Tensors& in) { return conv2d(in[0], in[1], {}); };
   EXPECT_EQ(library_calls(convolve, small, DType::f32), 0U);
+}
+
+TEST_F(CudnnDispatch, ConvolutionBiasAndReluAreOnePlan) {
+  for (const ConvCase& c : conv_cases) {
+    manual_seed(17);
+    Tensors inputs{randn(c.x), randn(c.weight), randn({c.weight[0]})};
+    const Function function = [&](const Tensors& in) {
+      Conv2dOptions options = c.options;
+      options.activation = Activation::relu;
+      return conv2d(in[0], in[1], in[2], options);
+    };
+    std::uint64_t calls = 0;
+    const std::string lines = traced([&] { calls = library_calls(function, inputs); });
+    EXPECT_EQ(calls, 3U) << c.name;
+    EXPECT_TRUE(contains(lines, "conv2d with relu on cuda:0: cuDNN: ")) << lines;
+    for (const DType dtype : {DType::f16, DType::bf16})
+      expect_close(function, inputs, dtype, static_cast<double>(c.x.numel()), std::string(c.name) + to_text(dtype),
+                   gpu);
+    const Tensors there{inputs[0].to(DType::f16).to(gpu), inputs[1].to(DType::f16).to(gpu),
+                        inputs[2].to(DType::f16).to(gpu)};
+    function(there);
+    const std::uint64_t before = simulator->counters().launches;
+    function(there);
+    EXPECT_EQ(simulator->counters().launches - before, 1U) << c.name << ": nothing but the plan";
+  }
+}
+
+TEST_F(CudnnDispatch, WhereReluFindsNoPlanTheConvolutionStillDoes) {
+  manual_seed(18);
+  const Tensors inputs{randn({2, 8, 9, 7}), randn({16, 8, 3, 3})};
+  const Function function = [](const Tensors& in) {
+    return conv2d(in[0], in[1], {}, {.activation = Activation::relu});
+  };
+  std::uint64_t calls = 0;
+  const std::string lines = traced([&] { calls = library_calls(function, inputs); });
+  EXPECT_EQ(calls, 3U);
+  EXPECT_TRUE(contains(lines, "conv2d with relu on cuda:0: own kernels: cuDNN (simulated device): relu")) << lines;
+  EXPECT_TRUE(contains(lines, "conv2d on cuda:0: cuDNN: ")) << lines;
+  expect_close(function, inputs, DType::bf16, 2 * 9 * 7 * 8, "relu without bias", gpu);
+}
+
+TEST_F(CudnnDispatch, ActivationsOfConvolutions) {  // relu in our own kernel, the others after either road
+  for (const Activation activation :
+       {Activation::relu, Activation::gelu_erf, Activation::gelu_tanh, Activation::silu}) {
+    manual_seed(19);
+    const Tensors inputs{randn({2, 8, 6, 5}), randn({8, 8, 3, 3}), randn({8})};
+    const Function function = [&](const Tensors& in) {
+      return conv2d(in[0], in[1], in[2], {.padding = {1, 1}, .activation = activation});
+    };
+    const std::string name = "activation " + std::to_string(static_cast<int>(activation));
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16})
+      expect_close(function, inputs, dtype, 2 * 8 * 30, name + to_text(dtype), gpu);
+    const OwnKernelsOnly own;
+    expect_close(function, inputs, DType::f16, 2 * 8 * 30, name + " own", gpu);
+  }
+}
+
+TEST_F(CudnnDispatch, ReluOfConvolutionsKeepsNaN) {
+  Tensor x = full({1, 8, 3, 3}, -1);
+  x.data<float>()[4] = std::numeric_limits<float>::quiet_NaN();
+  const Tensor weight = ones({8, 8, 1, 1}), bias = zeros({8});
+  const auto relu_of = [&](Device device) {
+    const auto there = [&](const Tensor& t) { return t.to(DType::f16).to(device); };
+    const Tensor y = conv2d(there(x), there(weight), there(bias), {.activation = Activation::relu});
+    return y.to_vector<float>();
+  };
+  const std::vector<float> expected = relu_of(Device{});
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(std::isnan(expected[i]), i % 9 == 4) << i;
+    EXPECT_TRUE(i % 9 == 4 || expected[i] == 0) << i;
+  }
+  for (const bool own : {false, true}) {
+    if (own) setenv("BINADE_CUDNN", "0", 1);
+    const std::vector<float> got = relu_of(gpu);
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(std::isnan(got[i]), std::isnan(expected[i])) << i << own;
+  }
+  unsetenv("BINADE_CUDNN");
 }
 
 TEST_F(CudnnDispatch, PlansAreMadeOnceAndKeptOnDisk) {

@@ -64,9 +64,27 @@ void check_convolution(const PlanTensor& x, const PlanTensor& weight, const Plan
     require(room >= 0 && y.dims[d + 2] == room / g.stride[d] + 1, "y has not the size that x and weight give");
   }
 }
+// As cuDNN 9.19 refuses to build: its kernels load 16 bytes of channels at a time.
+void check_batch_norm(const PlanTensor& image, const NamedTensor& n) {
+  const PlanTensor& t = n.tensor;
+  require(image.dims[1] * static_cast<std::int64_t>(size_of(image.dtype)) % 16 == 0,
+          "c % elements_per_ldg must be 0: channels in 16 bytes");
+  if (n.name == "x" || n.name == "y" || n.name == "dx" || n.name == "dy") {
+    require(t.dims == image.dims && t.dtype == image.dtype, "images must have one shape and dtype");
+  } else {
+    require(t.dims == Index{1, image.dims[1], 1, 1} && t.dtype == DType::f32,
+            "parameters and statistics must be [1, channels, 1, 1] in f32");
+  }
+}
 void check_spec(const PlanSpec& spec) {
   for (const NamedTensor& n : tensors_of(spec)) {
     const PlanTensor& t = n.tensor;
+    const auto* forward = std::get_if<BatchNormForward>(&spec);
+    const auto* backward = std::get_if<BatchNormBackward>(&spec);
+    if (forward || backward) {
+      check_batch_norm(forward ? forward->x : backward->x, n);
+      continue;
+    }
     require(n.name == "lse" || t.dtype == DType::f16 || t.dtype == DType::bf16, "operands must be of 16 bits");
     for (std::size_t d = 0; d < 4; ++d)
       require(t.dims[d] > 0 && t.strides[d] > 0, "sizes and strides must be positive");
@@ -81,6 +99,8 @@ void check_spec(const PlanSpec& spec) {
   if (const auto* f = std::get_if<ConvForward>(&spec)) {
     check_convolution(f->x, f->weight, f->y, f->geometry);
     require(!f->bias.given || f->bias.dims == Index{1, f->y.dims[1], 1, 1}, "the bias must be [1, channels, 1, 1]");
+    require(!f->relu || f->bias.given || (f->x.strides[1] == 1 && f->y.strides[1] == 1),
+            "relu without a bias needs channels innermost");  // as cuDNN 9.19 has no engine
   }
   if (const auto* d = std::get_if<ConvDataGradient>(&spec)) check_convolution(d->dx, d->weight, d->dy, d->geometry);
   if (const auto* w = std::get_if<ConvWeightGradient>(&spec)) check_convolution(w->x, w->dweight, w->dy, w->geometry);
@@ -190,6 +210,7 @@ void compute(const ConvForward& spec, const std::vector<Operand>& at) {
   if (spec.bias.given) for_each(spec.y.dims, [&](const Index& i) { sums[i] = at[2].get({0, i[1], 0, 0}); });
   for_each_product(spec.x, spec.weight, spec.y, spec.geometry,
                    [&](const Index& x, const Index& w, const Index& y) { sums[y] += at[0].get(x) * at[1].get(w); });
+  if (spec.relu) for_each(spec.y.dims, [&](const Index& i) { sums[i] = sums[i] <= 0 ? 0 : sums[i]; });
   sums.store(at.back());
 }
 void compute(const ConvDataGradient& spec, const std::vector<Operand>& at) {
@@ -205,6 +226,52 @@ void compute(const ConvWeightGradient& spec, const std::vector<Operand>& at) {
   sums.store(at[2]);
 }
 
+// The sum of term(index) over a channel of x.
+template <class Term>
+float channel_sum(const PlanTensor& x, std::int64_t channel, const Term& term) {
+  float sum = 0;
+  for_each({x.dims[0], 1, x.dims[2], x.dims[3]}, [&](const Index& i) { sum += term({i[0], channel, i[2], i[3]}); });
+  return sum;
+}
+void compute(const BatchNormForward& spec, const std::vector<Operand>& at) {
+  const bool running = spec.running_mean.given;
+  const Operand &x = at[0], &scale = at[1], &bias = at[2], &y = at[running ? 5 : 3], &mean = at[running ? 6 : 4],
+                &rstd = at[running ? 7 : 5];
+  const auto n = static_cast<float>(spec.x.dims[0] * spec.x.dims[2] * spec.x.dims[3]);
+  for (std::int64_t c = 0; c < spec.x.dims[1]; ++c) {
+    const Index channel{0, c, 0, 0};
+    const float m = channel_sum(spec.x, c, [&](const Index& i) { return x.get(i); }) / n;
+    const float var = channel_sum(spec.x, c, [&](const Index& i) { return (x.get(i) - m) * (x.get(i) - m); }) / n;
+    const float r = 1 / std::sqrt(var + static_cast<float>(spec.eps));
+    for_each({spec.x.dims[0], 1, spec.x.dims[2], spec.x.dims[3]}, [&](const Index& i) {
+      const Index to{i[0], c, i[2], i[3]};
+      y.set(to, (x.get(to) - m) * r * scale.get(channel) + bias.get(channel));
+    });
+    mean.set(channel, m);
+    rstd.set(channel, r);
+    if (!running) continue;
+    const auto momentum = static_cast<float>(spec.momentum);
+    at[8].set(channel, (1 - momentum) * at[3].get(channel) + momentum * m);
+    at[9].set(channel, (1 - momentum) * at[4].get(channel) + momentum * (var * (n / (n - 1))));
+  }
+}
+void compute(const BatchNormBackward& spec, const std::vector<Operand>& at) {
+  const Operand &dy = at[0], &x = at[1], &scale = at[2], &mean = at[3], &rstd = at[4], &dx = at[5];
+  const auto n = static_cast<float>(spec.x.dims[0] * spec.x.dims[2] * spec.x.dims[3]);
+  for (std::int64_t c = 0; c < spec.x.dims[1]; ++c) {
+    const Index channel{0, c, 0, 0};
+    const auto normal = [&](const Index& i) { return (x.get(i) - mean.get(channel)) * rstd.get(channel); };
+    const float dscale = channel_sum(spec.x, c, [&](const Index& i) { return dy.get(i) * normal(i); });
+    const float dbias = channel_sum(spec.x, c, [&](const Index& i) { return dy.get(i); });
+    for_each({spec.x.dims[0], 1, spec.x.dims[2], spec.x.dims[3]}, [&](const Index& i) {
+      const Index to{i[0], c, i[2], i[3]};
+      dx.set(to, scale.get(channel) * rstd.get(channel) * (dy.get(to) - dbias / n - normal(to) * (dscale / n)));
+    });
+    at[6].set(channel, dscale);
+    at[7].set(channel, dbias);
+  }
+}
+
 // ---- the plan
 
 std::size_t workspace_of(const PlanSpec& spec) { return std::holds_alternative<SdpaForward>(spec) ? 0 : 4096; }
@@ -216,9 +283,8 @@ bool touch(const simt::OperationContext& context, const Operand& x, bool output)
   const simt::Access access = output ? simt::Access::write : simt::Access::read;
   bool ok = true;
   for_each({x.t.dims[0], x.t.dims[1], x.t.dims[2], x.t.dims[3] / run}, [&](const Index& i) {
-    ok = ok &&
-         simt::check_range(context.user("a cuDNN plan"), static_cast<const char*>(x.data) + x.at(i) * size,
-                           static_cast<std::size_t>(run * size), access);
+    ok = ok && simt::check_range(context.user("a cuDNN plan"), static_cast<const char*>(x.data) + x.at(i) * size,
+                                 static_cast<std::size_t>(run * size), access);
     simt::count_library_bytes(static_cast<std::size_t>(run * size), access);
   });
   return ok;

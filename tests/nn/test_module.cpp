@@ -122,6 +122,18 @@ TEST(Layers, DefaultStart) {
   EXPECT_THROW(nn::Dropout(1.0), Error);
 }
 
+TEST(Layers, ConvolutionsTakeAnActivation) {
+  manual_seed(4);
+  const nn::Conv2d plain(3, 4, 3, {.padding = {1, 1}});
+  nn::Conv2d active(3, 4, 3, {.padding = {1, 1}, .activation = Activation::relu});
+  active.load_state_dict(plain.state_dict());
+  const Tensor image = randn({2, 3, 6, 5});
+  EXPECT_EQ(active(image).to_vector<float>(), relu(plain(image)).to_vector<float>());
+  const nn::Conv1d line(3, 4, 2, {.activation = Activation::silu});
+  const Tensor x = randn({2, 3, 7});
+  EXPECT_EQ(line(x).to_vector<float>(), silu(conv1d(x, line.weight, line.bias)).to_vector<float>());
+}
+
 TEST(Layers, BatchNormState) {
   const nn::BatchNorm2d norm(3);
   const auto state = norm.state_dict();

@@ -26,6 +26,13 @@ void samples_conv(SampleMap& out) {
                  [](Inputs in) { return conv2d(in[0].t(), in[1].transpose(0, 1), in[2]); },
                  {normal({2, 3, 5, 6}), normal({3, 4, 3, 2}), normal({4})}, 40});
 
+  for (const auto& [name, activation] :
+       {std::pair{"conv2d relu", Activation::relu}, std::pair{"conv2d gelu_erf", Activation::gelu_erf},
+        std::pair{"conv2d gelu_tanh", Activation::gelu_tanh}, std::pair{"conv2d silu", Activation::silu}})
+    add(name, conv2d, {2, 3, 5, 4}, {4, 3, 3, 3}, 4, 40, {.padding = {1, 1}, .activation = activation});
+  add("conv2d relu without bias", conv2d, {2, 4, 4, 5}, {4, 2, 2, 3}, 0, 30,
+      {.stride = {1, 2}, .groups = 2, .activation = Activation::relu});
+
   add("conv_transpose2d plain", conv_transpose2d, {2, 3, 4, 5}, {3, 4, 3, 3}, 4, 60);
   add("conv_transpose2d without bias", conv_transpose2d, {2, 3, 4, 5}, {3, 4, 2, 3}, 0, 40);
   add("conv_transpose2d stride and output padding", conv_transpose2d, {2, 3, 4, 3}, {3, 2, 3, 3}, 2, 64,
@@ -41,6 +48,9 @@ void samples_conv(SampleMap& out) {
                    return conv1d(in[0], in[1], in[2], {.stride = 2, .padding = 3, .dilation = 2, .groups = 2});
                  },
                  {normal({2, 4, 11}), normal({6, 2, 3}), normal({6})}, 24});
+  out.push_back({"conv1d silu",
+                 [](Inputs in) { return conv1d(in[0], in[1], in[2], {.activation = Activation::silu}); },
+                 {normal({2, 3, 9}), normal({4, 3, 3}), normal({4})}, 18});
   out.push_back({"conv_transpose1d options",
                  [](Inputs in) {
                    return conv_transpose1d(in[0], in[1], in[2], {.stride = 3, .padding = 1, .output_padding = 2});

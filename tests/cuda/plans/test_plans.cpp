@@ -101,8 +101,31 @@ std::vector<PlanSpec> plans_of(const Convolution& c, DType dtype) {
   const PlanTensor y = laid_out(dtype, {c.batch, c.c_out, out, out}, c.result_last ? last : first);
   const PlanTensor bias = laid_out(dtype, {1, c.c_out, 1, 1}, {1, 3, 2, 0});
   const ConvGeometry g{{c.stride, c.stride}, {c.padding, c.padding}, {1, 1}};
-  return {ConvForward{x, weight, {}, y, g}, ConvForward{x, weight, bias, y, g}, ConvDataGradient{y, weight, x, g},
+  return {ConvForward{x, weight, {}, y, g}, ConvForward{x, weight, bias, y, g},
+          ConvForward{x, weight, bias, y, g, true}, ConvDataGradient{y, weight, x, g},
           ConvWeightGradient{x, y, weight, g}};
+}
+
+// Batch norm of [batch, channels, positions], as ops/channel_norm.cpp describes images of any size.
+struct Norm {
+  const char* name;
+  std::int64_t batch, channels, positions;
+};
+constexpr Norm norms[] = {
+    {"after 3x3", 16, 32, 28 * 28},
+    {"after strided 3x3", 16, 64, 14 * 14},
+    {"[batch, channels]", 64, 128, 1},
+};
+BatchNormForward forward_of(const Norm& n, DType dtype, bool running) {
+  const PlanTensor x = laid_out(dtype, {n.batch, n.channels, n.positions, 1});
+  const PlanTensor channels = laid_out(DType::f32, {1, n.channels, 1, 1}), absent;
+  const PlanTensor statistics = running ? channels : absent;
+  return {x,        channels, channels,   statistics, statistics, x,
+          channels, channels, statistics, statistics, 1e-5,       running ? 0.1 : 0};
+}
+BatchNormBackward backward_of(const Norm& n, DType dtype) {
+  const BatchNormForward f = forward_of(n, dtype, false);
+  return {f.x, f.x, f.scale, f.scale, f.scale, f.x, f.scale, f.scale};
 }
 
 // The frontend exchanges the last two dims of keys and values, with their strides: the same elements.
@@ -176,6 +199,16 @@ TEST_F(CudnnPlans, ConvolutionsOfASmallNetwork) {
   fmt::print("{} plans\n", built_);
 }
 
+TEST_F(CudnnPlans, BatchNormInTraining) {
+  for (const GpuDescription& gpu : gpus)
+    for (const DType dtype : {DType::f16, DType::bf16, DType::f32})
+      for (const Norm& n : norms) {
+        for (const bool running : {true, false}) EXPECT_EQ(build(gpu, n.name, forward_of(n, dtype, running)), "");
+        EXPECT_EQ(build(gpu, n.name, backward_of(n, dtype)), "") << gpu.name;
+      }
+  fmt::print("{} plans\n", built_);
+}
+
 // Each differs in one thing from a specification that is accepted.
 TEST_F(CudnnPlans, WrongSpecificationsAreRefused) {
   for (const GpuDescription& gpu : gpus) {
@@ -195,6 +228,15 @@ TEST_F(CudnnPlans, WrongSpecificationsAreRefused) {
     ConvForward size = convolution;
     size.y = laid_out(DType::f16, {16, 64, 27, 27}, {1, 3, 2, 0});
     EXPECT_NE(build(gpu, "y too small", size), "") << gpu.name;
+    auto relu = std::get<ConvForward>(plans_of(convolutions[1], DType::f16)[2]);
+    EXPECT_EQ(build(gpu, "good", relu), "") << gpu.name;
+    relu.bias = {};  // the simulated device refuses it too
+    EXPECT_NE(build(gpu, "relu without bias", relu), "") << gpu.name;
+
+    const Norm twelve{"12 channels", 16, 12, 196};
+    EXPECT_EQ(build(gpu, "good", forward_of(twelve, DType::f32, true)), "") << gpu.name;
+    EXPECT_NE(build(gpu, "12 channels in f16", forward_of(twelve, DType::f16, true)), "") << gpu.name;
+    EXPECT_NE(build(gpu, "12 channels in f16", backward_of(twelve, DType::f16)), "") << gpu.name;
   }
   SdpaForward doubles = forward_of(attentions[0], DType::f16);
   doubles.q.dtype = DType::f64;
@@ -203,7 +245,8 @@ TEST_F(CudnnPlans, WrongSpecificationsAreRefused) {
 
 TEST_F(CudnnPlans, PlansComeBackFromTheirBytes) {
   const std::vector<PlanSpec> specs = {forward_of(attentions[0], DType::bf16), backward_of(attentions[0], DType::bf16),
-                                       plans_of(convolutions[1], DType::f16)[1]};
+                                       plans_of(convolutions[1], DType::f16)[2],
+                                       forward_of(norms[0], DType::bf16, true), backward_of(norms[0], DType::f32)};
   for (const GpuDescription& gpu : {gpus[0], gpus[4]})
     for (const PlanSpec& spec : specs) {
       const auto plan = build_plan(spec, properties_of(gpu));
