@@ -7,7 +7,7 @@ cd "$root"
 jobs=$(nproc)
 started=$SECONDS
 
-sanitized="core amp compare lowp nn data observatory op_suite"  # test folders that run again under the sanitizers
+sanitized="core amp compare distributed lowp nn data observatory op_suite"  # test folders that run again under the sanitizers
 [ "${1:-}" = --quick ] && sanitized=""
 
 step() { echo "== $* ($((SECONDS - started)) s)"; }

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "binade/core/autograd/autocast_state.h"
+#include "binade/core/autograd/checkpoint.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/core/base/random.h"
 #include "binade/ops/nn/init.h"
@@ -90,7 +91,8 @@ Tensor GPT::hidden(const Tensor& tokens) const {
         time);
   const Tensor positions = arange(0, static_cast<double>(time), 1, {.dtype = DType::i64, .device = tokens.device()});
   Tensor x = drop(wte(tokens) + wpe(positions));  // [batch, time, n_embd] + [time, n_embd]
-  for (const TransformerBlock& block : h) x = block(x);
+  for (const TransformerBlock& block : h)
+    x = config.activation_checkpointing ? checkpoint([block](const Tensors& in) { return block(in[0]); }, {x}) : block(x);
   return ln_f(x, product_dtype());
 }
 

@@ -46,6 +46,9 @@ struct GPTConfig {
   std::int64_t n_layer = 12, n_head = 12, n_embd = 768;
   double dropout = 0;
   bool bias = true;  // in linear layers and layer norms
+  // Keep of each block its input only and compute the rest again in backward (core/autograd/checkpoint.h): the same bits,
+  // about a third more work, memory for one block's activations instead of n_layer's.
+  bool activation_checkpointing = false;
 };
 
 struct GenerateOptions {

@@ -193,6 +193,7 @@ int main(int argc, char** argv) {
   app.add_option("--pairs", o.pairs, "Quiet pairs of floor and step")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--count", o.count, "Of tiny operations")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda or cuda:N; kernels of a GPU are timed by its events")->capture_default_str();
+  app.add_flag("--checkpointing", o.shape.activation_checkpointing, "Compute the GPTs' blocks again in backward: less memory");
   app.add_flag("--neighbour", o.neighbour, "Also time steps while another process takes one processor");
   app.add_flag("--serve", o.serve, "Run as many steps as each line of the input says, answer their seconds");
   app.add_option("--json", o.json_file, "Write the records to this file");

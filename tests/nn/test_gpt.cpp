@@ -1,6 +1,8 @@
 // The GPT model against PyTorch's results in tests/golden, and generation.
 #include <gtest/gtest.h>
 
+#include "binade/core/amp/autocast.h"
+#include "binade/core/backend/memory.h"
 #include "binade/core/base/random.h"
 #include "binade/core/io/safetensors.h"
 #include "binade/ops/nn/nn.h"
@@ -52,6 +54,40 @@ void compare_with_golden(DType dtype, double logits_tolerance, double gradient_t
 
 TEST(GPTGolden, Double) { compare_with_golden(DType::f64, 1e-6, 1e-6); }  // the files hold f32
 TEST(GPTGolden, Single) { compare_with_golden(DType::f32, 1e-5, 1e-4); }
+
+// The same bits, dropout and 16-bit products included, and less memory.
+TEST(GPT, ActivationCheckpointing) {
+  struct Result {
+    double loss;
+    std::vector<std::vector<float>> gradients;
+    std::size_t activations;
+  };
+  const auto run = [](bool checkpointing) {
+    manual_seed(5);
+    nn::GPTConfig config = golden_config;
+    config.n_layer = 6;
+    config.dropout = 0.1;
+    config.activation_checkpointing = checkpointing;
+    const nn::GPT gpt(config);
+    const Tensor tokens = randint(0, 61, {8, 16});
+    reset_peak_memory();
+    const std::size_t before = memory_stats().peak_total;
+    Tensor loss;
+    {
+      const amp::Autocast autocast(DType::bf16);
+      loss = gpt.loss(tokens, tokens);
+    }
+    loss.backward();
+    Result result{loss.item<double>(), {}, memory_stats().peak_total - before};
+    for (const Tensor& x : gpt.parameters()) result.gradients.push_back(x.grad().to_vector<float>());
+    return result;
+  };
+  const Result plain = run(false), checkpointed = run(true);
+  EXPECT_EQ(checkpointed.loss, plain.loss);
+  EXPECT_EQ(checkpointed.gradients, plain.gradients);
+  EXPECT_LT(checkpointed.activations, plain.activations);
+  std::printf("    %zu bytes beyond the parameters at the peak, %zu with checkpointing\n", plain.activations, checkpointed.activations);
+}
 
 TEST(GPT, Generate) {
   const Golden golden;

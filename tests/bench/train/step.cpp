@@ -38,7 +38,8 @@ Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)), device_(c
                                                    .block_size = std::max<std::int64_t>(c.time, d == &gpt2_dimensions ? 1024 : 1),
                                                    .n_layer = d->layers,
                                                    .n_head = d->heads,
-                                                   .n_embd = d->channels});
+                                                   .n_embd = d->channels,
+                                                   .activation_checkpointing = c.activation_checkpointing});
     inputs_ = randint(0, d->vocabulary, {c.batch, c.time});
     targets_ = randint(0, d->vocabulary, {c.batch, c.time});
     items = c.batch * c.time;

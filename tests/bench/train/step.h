@@ -14,6 +14,7 @@ struct Case {
   std::string precision = "fp32";  // fp32, bf16, fp16 (dynamic loss scaling), fp8, fp8_current
   std::int64_t batch = 8, time = 256;
   binade::Device device;
+  bool activation_checkpointing = false;  // of the GPTs
 };
 
 // What the models' linear layers and attention look like, for the floor and for the table of a case.
