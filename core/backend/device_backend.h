@@ -11,7 +11,7 @@
 namespace binade {
 
 // Raised with every change of this file or of the kernel slots; plugin and library must agree.
-inline constexpr int device_backend_abi = 4;
+inline constexpr int device_backend_abi = 5;
 
 struct ProbeResult {
   bool usable = false;

@@ -102,7 +102,7 @@ std::vector<std::unique_ptr<Watch>> watch_all() {
   watch<kernel::cross_entropy>(list);
   watch<kernel::cross_entropy_backward>(list);
   watch<kernel::adam>(list);
-  watch<kernel::global_norm>(list);
+  watch<kernel::inspect_gradients>(list);
   watch<kernel::unscale>(list, 2);
   watch<kernel::clip_by_norm>(list, 2);
   watch<kernel::copy>(list);
@@ -127,11 +127,11 @@ std::string family_of(const std::string& kernel) {
   if (starts("matmul")) return "matrix products";
   if (starts("attention")) return "attention";
   if (starts("gelu") || starts("relu") || starts("silu")) return "activations";
-  if (has("_norm") && !starts("global") && !starts("clip")) return "norms";
+  if (has("_norm") && !starts("clip")) return "norms";
   if (starts("cross_entropy")) return "cross-entropy";
   if (starts("embedding")) return "embeddings";
   if (starts("adam") || starts("sgd")) return "optimizer";
-  if (starts("global_norm") || starts("clip") || starts("unscale") || starts("loss_scale") || starts("multiply_by"))
+  if (starts("inspect_gradients") || starts("gradient_scale") || starts("clip") || starts("unscale") || starts("loss_scale") || starts("multiply_by"))
     return "clipping and loss scaling";
   if (starts("copy") || starts("fill")) return "casts and copies";
   if (starts("sum") || starts("add")) return "residuals and bias gradients";

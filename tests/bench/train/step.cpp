@@ -52,8 +52,7 @@ Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)) {
   nn::Module& model = d ? static_cast<nn::Module&>(*gpt_) : *mlp_;
   if (const auto scaling = fp8_scaling(c.precision))  // the mlp's only layer that can is its first
     nn::use_fp8(model, {.scaling = *scaling}, {.keep_first_and_last = d != nullptr});
-  parameters_ = model.parameters();
-  optimizer_ = std::make_unique<optim::AdamW>(parameters_, optim::AdamWOptions{.lr = 1e-4});
+  optimizer_ = std::make_unique<optim::AdamW>(model.parameters(), optim::AdamWOptions{.lr = 1e-4});
   scaler_ = std::make_unique<amp::GradScaler>(amp::GradScalerOptions{.enabled = autocast_ == DType::f16});
 }
 
@@ -64,9 +63,7 @@ double Step::operator()() {
     loss_ = gpt_ ? gpt_->loss(inputs_, targets_) : cross_entropy((*mlp_)(inputs_), targets_);
   }
   scaler_->scale(loss_).backward();
-  scaler_->unscale_(*optimizer_);
-  optim::clip_grad_norm_(parameters_, 1.0);
-  scaler_->step(*optimizer_);
+  scaler_->step(*optimizer_, {.max_norm = 1.0});
   scaler_->update();
   optimizer_->zero_grad();
   loss_ = loss_.detach();
