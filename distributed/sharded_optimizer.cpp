@@ -4,8 +4,10 @@
 #include <cmath>
 #include <span>
 
+#include "binade/core/backend/graphed_step.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
+#include "binade/core/optim/clip.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/core/tensor/tensor_impl.h"
 
@@ -86,36 +88,38 @@ void ShardedOptimizer::zero_grad() {
   for (const Reducer::Parameter& parameter : reducer_->parameters()) Tensor(parameter.tensor).zero_grad();
 }
 
+void ShardedOptimizer::take_numbers() {  // as a schedule has set them
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    inner_->param_groups()[g].lr = groups_[g].lr;
+    inner_->param_groups()[g].weight_decay = groups_[g].weight_decay;
+  }
+}
+
 void ShardedOptimizer::update(const Tensor& skip) {
   const NoGrad guard;
   ProcessGroup& ranks = reducer_->group();
   if (skip) ranks.all_reduce(skip, ReduceOp::max).wait();
-  for (std::size_t g = 0; g < groups_.size(); ++g) {  // as a schedule has set them
-    inner_->param_groups()[g].lr = groups_[g].lr;
-    inner_->param_groups()[g].weight_decay = groups_[g].weight_decay;
-  }
-  inner_->step(skip);
+  take_numbers();
+  if (cuda::recording_here()) before_replays([this] { take_numbers(); });  // before the inner optimizer looks at them
+  inner_->step(skip, grad_scale());
   std::vector<Work> gathers;
   for (const Tensor& flat : layout_.flat) gathers.push_back(ranks.all_gather(flat, reducer_->part(flat)));
   for (const Work& work : gathers) work.wait();
 }
 
-Tensor ShardedOptimizer::clip_grad_norm_(double max_norm) {
-  check(max_norm > 0, "clip_grad_norm_: max_norm must be positive, got ", max_norm);
-  std::vector<kernel::GradItem> items;
-  for (const Piece& piece : layout_.pieces)
-    if (const Tensor grad = piece.values.grad()) items.push_back({grad});
+void ShardedOptimizer::inspect_gradients(const Tensor& scale, const Tensor& norm, const Tensor& found_inf) const {
+  if (!norm) return Optimizer::inspect_gradients(scale, norm, found_inf);
   const Device device = layout_.flat.front().device();
   ProcessGroup& ranks = reducer_->group();
-  const Tensor norms = zeros({ranks.size()}, {.dtype = DType::f64, .device = device}), own = reducer_->part(norms);
-  if (!items.empty()) kernel::global_norm(items, own);
+  const Tensor norms = empty({{ranks.size()}, DType::f64}, device), own = reducer_->part(norms);
+  Optimizer::inspect_gradients(scale, own, found_inf);
   ranks.all_gather(norms, own).wait();
-  const Tensor total = empty({{1}, DType::f64}, device), norm = empty({{1}, DType::f32}, device);
+  const Tensor total = empty({{1}, DType::f64}, device);
   kernel::norm(norms, total);
   kernel::copy(total, norm);
-  if (!items.empty()) kernel::clip_by_norm(items, norm, max_norm);
-  return norm;
 }
+
+Tensor ShardedOptimizer::clip_grad_norm_(double max_norm) { return optim::clip_grad_norm_(*this, max_norm); }
 
 // ---- state
 

@@ -4,9 +4,8 @@
 //
 //   dist::DataParallel parallel(model, {.group = group});
 //   const auto optimizer = dist::shard<optim::AdamW>(parallel, optim::AdamWOptions{.lr = 1e-3});
-//   loss.backward();                  // each rank receives the mean gradient of its part only
-//   optimizer->clip_grad_norm_(1.0);  // over all ranks' parts
-//   optimizer->step();
+//   loss.backward();                       // each rank receives the mean gradient of its part only
+//   optim::clipped_step(*optimizer, 1.0);  // over all ranks' parts
 //   optimizer->zero_grad();
 //
 // Works as an Optimizer with GradScaler and Schedule; a step that one rank must skip is skipped by all. A parameter's own
@@ -33,6 +32,9 @@ class ShardedOptimizer : public optim::Optimizer {
   ~ShardedOptimizer() override;
 
   void zero_grad() override;
+  bool scales_gradients() const override { return inner_->scales_gradients(); }
+  // The norm is that over all ranks, which all call it; found_inf is this rank's, and agreed in the step.
+  void inspect_gradients(const Tensor& scale, const Tensor& norm, const Tensor& found_inf) const override;
   // Scales this rank's gradients so that the norm over all ranks is at most max_norm; returns that norm before, [1] f32.
   Tensor clip_grad_norm_(double max_norm);
 
@@ -64,6 +66,7 @@ class ShardedOptimizer : public optim::Optimizer {
   static Layout lay_out(Reducer& reducer, const std::vector<optim::ParamGroup>& groups);
   static void move_into_flat_memory(const Reducer& reducer, Layout& layout);
   void update(const Tensor& skip) override;
+  void take_numbers();
   std::vector<std::string> state_names() const override { return {}; }
   std::string key_of(const Piece& piece) const;
   void take_gradients();

@@ -64,9 +64,7 @@ void train(const Options& o) {
       amp::Autocast autocast(mode.autocast);
       return cross_entropy(model(batch.inputs), batch.targets);
     });
-    scaler.unscale_(*optimizer);
-    const Tensor grad_norm = parallel.clip_grad_norm(*optimizer, 1.0);
-    scaler.step(*optimizer);
+    const Tensor grad_norm = scaler.step(*optimizer, {.max_norm = 1.0});
     scaler.update();
     optimizer->zero_grad();
     if (o.zero1 && step == first) progress.line("mlp: " + parallel.optimizer_memory());

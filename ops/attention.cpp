@@ -9,6 +9,7 @@
 #include "binade/core/tensor/tensor_impl.h"
 #include "binade/ops/op_checks.h"
 #include "binade/ops/ops.h"
+#include "binade/ops/rotary_tables.h"
 
 namespace binade {
 
@@ -237,7 +238,12 @@ struct Rotary : Op {
   Tensor forward(Inputs in, Saved& saved) const override {
     const Tensor& x = in[0];
     const Tensor y = empty(infer(in), x.device());
-    const auto [cosines, sines] = tables(x);
+    const auto [cosines, sines] = rotary_tables({.start = options.start,
+                                                 .time = x.size(-2),
+                                                 .pairs = x.size(-1) / 2,
+                                                 .base = options.base,
+                                                 .dtype = statistics_dtype(x.dtype()),
+                                                 .device = x.device()});
     kernel::rotary(x, cosines, sines, y, options.interleaved, false);
     saved.save(cosines);
     saved.save(sines);
@@ -265,21 +271,6 @@ struct Rotary : Op {
     return y;
   }
 
- private:
-  std::pair<Tensor, Tensor> tables(const Tensor& x) const {
-    const std::int64_t time = x.size(-2), half = x.size(-1) / 2;
-    std::vector<double> cosines(static_cast<std::size_t>(time * half)), sines(cosines.size());
-    for (std::int64_t i = 0; i < half; ++i) {
-      const double frequency = std::pow(options.base, -static_cast<double>(i) / static_cast<double>(half));
-      for (std::int64_t t = 0; t < time; ++t) {
-        const double angle = static_cast<double>(options.start + t) * frequency;
-        cosines[static_cast<std::size_t>(t * half + i)] = std::cos(angle);
-        sines[static_cast<std::size_t>(t * half + i)] = std::sin(angle);
-      }
-    }
-    const TensorOptions table{.dtype = statistics_dtype(x.dtype()), .device = x.device()};
-    return {from_vector(cosines, {time, half}, table), from_vector(sines, {time, half}, table)};
-  }
 };
 
 }  // namespace

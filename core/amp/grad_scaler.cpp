@@ -9,6 +9,7 @@
 #include "binade/core/autograd/module_path.h"
 #include "binade/core/autograd/op.h"
 #include "binade/core/backend/kernels.h"
+#include "binade/core/optim/clip.h"
 #include "binade/core/tensor/tensor_impl.h"
 
 namespace binade::amp {
@@ -98,31 +99,40 @@ GradScaler::OptimizerState& GradScaler::state_of(optim::Optimizer& optimizer) {
   return found != optimizers_.end() ? *found : optimizers_.emplace_back(OptimizerState{&optimizer, Stage::ready, {}});
 }
 
+namespace {
+
+// Each once, checked.
+Tensors gradients_of(const optim::Optimizer& optimizer, const char* what) {
+  Tensors gradients;
+  for (const Tensor& param : optimizer.params()) {
+    const Tensor grad = param.grad();
+    if (!grad) continue;
+    check(grad.dtype() == DType::f32 || grad.dtype() == DType::bf16 || grad.dtype() == DType::f64, "GradScaler: ", what,
+          ": gradients in ", grad.dtype(),
+          " would underflow when they are unscaled: keep the parameters in f32 and use Autocast");
+    check(grad.is_contiguous(), "GradScaler: ", what, ": a gradient of shape ", grad.shape(), " is not contiguous");
+    check(gradients.empty() || grad.device() == gradients.front().device(), "GradScaler: ", what,
+          ": the gradients of one optimizer must be on one device, got ",
+          to_text(gradients.empty() ? grad.device() : gradients.front().device()), " and ", to_text(grad.device()));
+    if (std::ranges::none_of(gradients, [&](const Tensor& g) { return g.is_same(grad); })) gradients.push_back(grad);
+  }
+  return gradients;
+}
+
+}  // namespace
+
 void GradScaler::unscale_(optim::Optimizer& optimizer) {
   if (!options_.enabled) return;
   OptimizerState& state = state_of(optimizer);
   check(state.stage != Stage::unscaled, "GradScaler: unscale_ was already called for this optimizer since update()");
   check(state.stage != Stage::stepped, "GradScaler: unscale_ is called after step() of the same optimizer");
-
-  std::vector<kernel::GradItem> items;
-  std::vector<Tensor> gradients;
-  for (const Tensor& param : optimizer.params()) {
-    const Tensor grad = param.grad();
-    if (!grad) continue;
-    check(grad.dtype() == DType::f32 || grad.dtype() == DType::bf16 || grad.dtype() == DType::f64,
-          "GradScaler: unscale_: gradients in ", grad.dtype(),
-          " would underflow when they are unscaled: keep the parameters in f32 and use Autocast");
-    check(grad.is_contiguous(), "GradScaler: unscale_: a gradient of shape ", grad.shape(), " is not contiguous");
-    check(gradients.empty() || grad.device() == gradients.front().device(),
-          "GradScaler: unscale_: the gradients of one optimizer must be on one device, got ",
-          to_text(gradients.empty() ? grad.device() : gradients.front().device()), " and ", to_text(grad.device()));
-    if (std::ranges::any_of(gradients, [&](const Tensor& g) { return g.is_same(grad); })) continue;
-    gradients.push_back(grad);
-    if (grad.numel() > 0) items.push_back({grad});
-  }
+  const Tensors gradients = gradients_of(optimizer, "unscale_");
   if (!gradients.empty()) {
     move_to(gradients.front().device());
     state.found_inf = zeros({1}, {.device = gradients.front().device()});
+    std::vector<kernel::GradItem> items;
+    for (const Tensor& grad : gradients)
+      if (grad.numel() > 0) items.push_back({grad});
     if (!items.empty()) kernel::unscale(std::span<const kernel::GradItem>(items), scale_, state.found_inf);
     for (const Tensor& grad : gradients) bump_version(grad);
     if (options_.agree) options_.agree(state.found_inf);
@@ -130,18 +140,44 @@ void GradScaler::unscale_(optim::Optimizer& optimizer) {
   state.stage = Stage::unscaled;
 }
 
-void GradScaler::step(optim::Optimizer& optimizer) {
+Tensor GradScaler::step(optim::Optimizer& optimizer, StepOptions options) {
+  check(options.max_norm >= 0, "GradScaler: step: max_norm must be positive, or 0 for no clipping, got ", options.max_norm);
+  const bool clips = options.max_norm > 0;
   if (!options_.enabled) {
+    if (clips) return optim::clipped_step(optimizer, options.max_norm);
     optimizer.step();
-    return;
+    return {};
   }
-  check(state_of(optimizer).stage != Stage::stepped,
-        "GradScaler: step() was already called for this optimizer since update()");
-  if (state_of(optimizer).stage == Stage::ready) unscale_(optimizer);
   OptimizerState& state = state_of(optimizer);
-  check(state.found_inf.defined(), "GradScaler: step: no parameter of this optimizer has a gradient");
-  optimizer.step(state.found_inf);
+  check(state.stage != Stage::stepped, "GradScaler: step() was already called for this optimizer since update()");
+  Tensor norm;
+  if (optimizer.scales_gradients() && (clips || state.stage == Stage::ready)) {
+    norm = fused_step(optimizer, state, options.max_norm);
+  } else {
+    if (state.stage == Stage::ready) unscale_(optimizer);
+    check(state.found_inf.defined(), "GradScaler: step: no parameter of this optimizer has a gradient");
+    if (clips) norm = optim::clip_grad_norm_(optimizer, options.max_norm);
+    optimizer.step(state.found_inf);
+  }
   state.stage = Stage::stepped;
+  return norm;
+}
+
+// Gradients are read twice, here for what is to be known of all of them and by the update, and not written.
+Tensor GradScaler::fused_step(optim::Optimizer& optimizer, OptimizerState& state, double max_norm) {
+  const bool unscaled = state.stage == Stage::unscaled;
+  const Tensors gradients = gradients_of(optimizer, "step");
+  check(!gradients.empty(), "GradScaler: step: no parameter of this optimizer has a gradient");
+  const Device device = gradients.front().device();
+  move_to(device);
+  const Tensor scale = unscaled ? Tensor() : scale_, norm = max_norm > 0 ? empty({{1}, DType::f32}, device) : Tensor();
+  if (!unscaled) state.found_inf = empty({{1}, DType::f32}, device);
+  optimizer.inspect_gradients(scale, norm, unscaled ? Tensor() : state.found_inf);
+  if (!unscaled && options_.agree) options_.agree(state.found_inf);
+  const Tensor grad_scale = empty({{1}, DType::f64}, device);
+  kernel::gradient_scale(grad_scale, scale, norm, max_norm);
+  optimizer.step(state.found_inf, grad_scale);
+  return norm;
 }
 
 void GradScaler::update() {

@@ -46,10 +46,14 @@ struct GradScalerOptions {
   // Without it a scale that does not help halves for ever. 0: off.
   std::int64_t max_consecutive_skips = 20;
   std::function<void(const CollapseReport&)> on_collapse = {};
-  // Called by unscale_ with the flag it found, f32 [1], 1 for an inf or NaN: data parallelism makes ranks agree on it
+  // Called by unscale_ or step with the flag it found, f32 [1], 1 for an inf or NaN: data parallelism makes ranks agree on it
   // (dist::agree_on_overflow), so that all skip a step or none.
   std::function<void(const Tensor& found_inf)> agree = {};
   std::function<std::string()> explain = {};  // more for the report, such as a post-mortem's text
+};
+
+struct StepOptions {
+  double max_norm = 0;  // > 0: gradients are clipped as by optim::clip_grad_norm_
 };
 
 class GradScaler {
@@ -58,9 +62,13 @@ class GradScaler {
 
   Tensor scale(const Tensor& loss);     // loss * scale in f32 (f64 for f64), recorded
   Tensors scale(const Tensors& losses);
-  void unscale_(optim::Optimizer& optimizer);  // once between updates; needed before clipping
-  // Unscales if unscale_ was not called; a step with an inf or NaN among the optimizer's gradients does nothing.
-  void step(optim::Optimizer& optimizer);
+  // Multiplies the gradients by 1 / scale in place, once between updates: for a look at them before the step.
+  void unscale_(optim::Optimizer& optimizer);
+  // A step with an inf or NaN among the optimizer's gradients does nothing. Unless unscale_ was called, gradients are
+  // unscaled and clipped by the optimizer's kernels as they read them, and keep their values; an optimizer without
+  // scales_gradients(), such as Muon, has them rewritten first. Returns the norm of the unscaled gradients before
+  // clipping, f32 [1] on their device; undefined without a max_norm.
+  Tensor step(optim::Optimizer& optimizer, StepOptions options = {});
   void update();  // moves the scale as the policy says; an inf or NaN of any optimizer counts
   void update(double new_scale);         // sets the scale; the policy's counters stay
   void update(const Tensor& new_scale);  // the same from one floating element
@@ -82,6 +90,7 @@ class GradScaler {
     Tensor found_inf;  // f32 [1], on the gradients' device
   };
   OptimizerState& state_of(optim::Optimizer& optimizer);
+  Tensor fused_step(optim::Optimizer& optimizer, OptimizerState& state, double max_norm);
   void move_to(Device device);
   void guard();
   CollapseReport report() const;

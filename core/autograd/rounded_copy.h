@@ -12,10 +12,11 @@ struct RoundedCopy {
   Tensor values;
   std::uint64_t version = 0, replays = 0;  // of the leaf and in the process, when it was made
   bool read = true;                        // since the last update
+  std::uint64_t recording = 0;             // the last one that reads it in its replays
 };
 
 // The f32 leaf x in f16 or bf16. Undefined where x may change without anybody counting it: its address was given out by
-// data(), or a step is being recorded, whose replays run no host code.
+// data(), or another thread records a step; and in a step that is recorded, where there is no copy yet.
 Tensor rounded_copy(const Tensor& x, DType dtype);
 
 // Before a kernel updates x: where it must write x's rounding too, or undefined. A copy that nobody has read since the

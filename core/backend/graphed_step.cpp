@@ -12,12 +12,31 @@ namespace binade::cuda {
 namespace {
 
 std::atomic<int> recordings{0};
-std::atomic<std::uint64_t> replays{0};
+std::atomic<std::uint64_t> replays{0}, last_recording{0};
+
+struct Needs {  // of a recorded step
+  std::uint64_t number = ++last_recording;
+  std::vector<HostWork> work;
+  Tensors memory;
+  void call(std::function<void()> HostWork::* when) const {
+    for (const HostWork& each : work)
+      if (each.*when) (each.*when)();
+  }
+};
+thread_local Needs* recording_now = nullptr;
+
 struct RecordingScope {
-  RecordingScope() { ++recordings; }
-  ~RecordingScope() { --recordings; }
+  explicit RecordingScope(Needs& needs) : outer(recording_now) {
+    ++recordings;
+    recording_now = &needs;
+  }
+  ~RecordingScope() {
+    recording_now = outer;
+    --recordings;
+  }
   RecordingScope(const RecordingScope&) = delete;
   RecordingScope& operator=(const RecordingScope&) = delete;
+  Needs* outer;
 };
 
 Tensors detached(const Tensors& results) {
@@ -31,6 +50,16 @@ Tensors detached(const Tensors& results) {
 bool recording_step() { return recordings.load(std::memory_order_relaxed) > 0; }
 std::uint64_t replayed_steps() { return replays.load(std::memory_order_relaxed); }
 
+std::uint64_t recording_here() { return recording_now ? recording_now->number : 0; }
+void at_each_replay(HostWork work) {
+  check(recording_now != nullptr, "GraphedStep: no step is being recorded on this thread");
+  recording_now->work.push_back(std::move(work));
+}
+void keep_for_replays(const Tensor& x) {
+  check(recording_now != nullptr, "GraphedStep: no step is being recorded on this thread");
+  recording_now->memory.push_back(x);
+}
+
 // A graph, and the memory that is its own.
 struct GraphedStep::Recording {
   explicit Recording(int device_index)
@@ -41,6 +70,7 @@ struct GraphedStep::Recording {
   ~Recording() {
     if (graph) backend.destroy_graph(graph, device);
     results.clear();
+    needs = {};
     allocator.leave_pool(pool);
     allocator.close_pool(pool);
   }
@@ -52,6 +82,7 @@ struct GraphedStep::Recording {
   int device = 0, pool = 0;
   void* graph = nullptr;
   Tensors results;
+  Needs needs;
   std::uint64_t first_draw = 0, draws = 0;  // of the random stream, when it was recorded
 };
 
@@ -92,9 +123,9 @@ Tensors GraphedStep::run_eagerly() {
 // Runs the function while its kernels are recorded instead of run. The random stream is left where it was.
 void GraphedStep::record() {
   const PhiloxState start = random_state();
-  const RecordingScope scope;
   recording_ = std::make_unique<Recording>(options_.device.index);
   Recording& r = *recording_;
+  const RecordingScope scope(r.needs);
   try {
     r.backend.begin_capture(r.device);
     try {
@@ -113,6 +144,7 @@ void GraphedStep::record() {
   r.first_draw = start.offset;
   r.draws = random_state().offset - start.offset;
   set_random_state(start);
+  r.needs.call(&HostWork::recorded);
 }
 
 Tensors GraphedStep::operator()(const Tensors& inputs) {
@@ -120,9 +152,11 @@ Tensors GraphedStep::operator()(const Tensors& inputs) {
   if (options_.device.type == DeviceType::cpu || calls_ < options_.warm_up) return run_eagerly();
   if (!captured()) record();
   Recording& r = *recording_;
+  r.needs.call(&HostWork::before);
   PhiloxState now = random_state();
   ++replays;
   r.backend.replay(r.graph, r.device, {now.seed, now.offset - r.first_draw});
+  r.needs.call(&HostWork::after);
   now.offset += r.draws;
   if (r.draws > 0) set_random_state(now);
   for (const Tensor& x : r.results)

@@ -12,6 +12,16 @@ namespace binade::cuda {
 bool recording_step();           // whether a step is being recorded, on any thread
 std::uint64_t replayed_steps();  // so far, in this process
 
+// On the thread that records a step: the recording's number; else 0. There it can be said what replays need of the host.
+std::uint64_t recording_here();
+struct HostWork {                       // each may be empty
+  std::function<void()> recorded = {};  // once, when the step is recorded
+  std::function<void()> before = {};    // each replay, which finds what kernels started here have written
+  std::function<void()> after = {};
+};
+void at_each_replay(HostWork work);
+void keep_for_replays(const Tensor& x);  // memory that replays read
+
 struct GraphedStepOptions {
   Device device = default_device();
   int warm_up = 2;  // calls that run eagerly first, at least 1: what the step allocates for good exists afterwards
@@ -30,16 +40,16 @@ struct GraphedStepOptions {
 //   });
 //   for (const auto& [images, labels] : loader) step({images, labels});
 //
-// - Inputs are copied into tensors of its own, which the function gets. Their number, shapes and dtypes are those of
-// the
+// - Inputs are copied into tensors of its own, which the function gets. Their number, shapes and dtypes are those of the
 //   first call; others throw Error.
 // - Results are the same tensors each time: a call overwrites what they held. They are outside the autograd graph.
 // - While it is recorded the function runs on the host and nothing runs on the device. It must not read values on the
 //   host (item(), to_vector()) nor copy from the host: both throw Error, and the next call records anew; gradients must
 //   then be taken as undefined.
-// - Host code is not replayed: numbers such as the learning rate stay as they were when recorded. reset() after
-// changing
-//   them. Random draws advance: a replay takes those an eager call would take, whatever seed is set by then.
+// - Host code is not replayed, and numbers stay as they were when recorded until reset(), with two exceptions. SGD, Adam
+//   and AdamW follow lr and weight_decay of their groups: set them between calls, outside the function, as
+//   schedule.set_lr(optimizer, t) does. Random draws advance: a replay takes those an eager call would take, whatever
+//   seed is set by then.
 // - What it allocates while recorded is kept for it alone until it ends.
 class GraphedStep {
  public:

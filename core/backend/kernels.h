@@ -185,7 +185,13 @@ struct GradItem {  // one gradient
 };
 // grad *= float(1 / double(*scale)); *found_inf = 1 where any element is not finite (found_inf is not cleared here)
 inline KernelSlot<void(std::span<const GradItem>, TensorView scale, TensorView found_inf)> unscale{"unscale"};
-inline KernelSlot<void(std::span<const GradItem>, TensorView norm)> global_norm{"global_norm"};  // f32, one element
+// One pass that reads: *norm, that of the gradients times float(1 / double(*scale)), absent: times 1; *found_inf = 1 where
+// any element is not finite, else 0. Either result may be absent.
+inline KernelSlot<void(std::span<const GradItem>, TensorView scale, TensorView norm, TensorView found_inf)>
+    inspect_gradients{"inspect_gradients"};
+// *grad_scale, f64 [1] = float(1 / double(*scale)) min(1, max_norm / (*norm + 1e-6)); scale, norm f32 [1], absent: no factor
+inline KernelSlot<void(TensorView grad_scale, TensorView scale, TensorView norm, double max_norm)> gradient_scale{
+    "gradient_scale"};
 // grad *= min(1, max_norm / (*norm + 1e-6))
 inline KernelSlot<void(std::span<const GradItem>, TensorView norm, double max_norm)> clip_by_norm{"clip_by_norm"};
 inline KernelSlot<void(std::span<const GradItem>, double limit)> clip_by_value{"clip_by_value"};
@@ -209,19 +215,24 @@ struct Rounding {  // of an updated 16-bit parameter
   bool stochastic = false;  // core/base/stochastic.h, without a master copy; otherwise to nearest even
   PhiloxState state;
 };
+struct StepInputs {  // what an update finds in the device's memory; each may be absent
+  TensorView skip;        // f32 [1]: where it is not 0 nothing is updated and no step counted
+  TensorView grad_scale;  // f64 [1]: gradients are multiplied by it as they are read
+  TensorView numbers;     // f64 [2]: lr and weight_decay, in place of the options': a recorded step follows a schedule
+};
 struct AdamOptions {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   bool decoupled = true;  // AdamW; false: decay added to the gradient
   Rounding rounding;
 };
-inline KernelSlot<void(std::span<const OptimizerItem>, AdamOptions, TensorView skip)> adam{"adam"};
+inline KernelSlot<void(std::span<const OptimizerItem>, AdamOptions, StepInputs)> adam{"adam"};
 struct SgdOptions {
   double lr = 1e-2, momentum = 0, dampening = 0, weight_decay = 0;
   bool nesterov = false;
   Rounding rounding;
 };
 // m: the momentum buffer, set at the first step, or absent
-inline KernelSlot<void(std::span<const OptimizerItem>, SgdOptions, TensorView skip)> sgd{"sgd"};
+inline KernelSlot<void(std::span<const OptimizerItem>, SgdOptions, StepInputs)> sgd{"sgd"};
 // What optimizers that are not one kernel begin and end with: master takes the parameter's value where the parameter is
 // not its rounding; y = source; counter += 1, i64 [1].
 inline KernelSlot<void(TensorView param, TensorView master)> refresh_master{"refresh_master"};

@@ -37,9 +37,37 @@ Tensor clip_grad_norm_(const Tensors& params, double max_norm) {
   const std::vector<kernel::GradItem> items = grads_of(params, "clip_grad_norm_");
   if (items.empty()) return zeros({1});
   Tensor norm = empty({{1}, DType::f32}, items.front().grad.device);
-  kernel::global_norm(items, norm);
+  kernel::inspect_gradients(items, {}, norm, {});
   kernel::clip_by_norm(items, norm, max_norm);
   bump_versions(params);
+  return norm;
+}
+
+Tensor clip_grad_norm_(Optimizer& optimizer, double max_norm) {
+  check(max_norm > 0, "clip_grad_norm_: max_norm must be positive, got ", max_norm);
+  const Tensors params = optimizer.params();
+  const std::vector<kernel::GradItem> items = grads_of(params, "clip_grad_norm_");
+  const Tensor norm = empty({{1}, DType::f32}, params.front().device());
+  optimizer.inspect_gradients({}, norm, {});
+  if (!items.empty()) kernel::clip_by_norm(items, norm, max_norm);
+  bump_versions(params);
+  return norm;
+}
+
+Tensor clipped_step(Optimizer& optimizer, double max_norm) {
+  check(max_norm > 0, "clipped_step: max_norm must be positive, got ", max_norm);
+  Tensor norm;
+  if (!optimizer.scales_gradients()) {
+    norm = clip_grad_norm_(optimizer, max_norm);
+    optimizer.step();
+    return norm;
+  }
+  const Device device = optimizer.params().front().device();
+  norm = empty({{1}, DType::f32}, device);
+  optimizer.inspect_gradients({}, norm, {});
+  const Tensor grad_scale = empty({{1}, DType::f64}, device);
+  kernel::gradient_scale(grad_scale, {}, norm, max_norm);
+  optimizer.step({}, grad_scale);
   return norm;
 }
 

@@ -35,7 +35,7 @@ Tensor orthogonalized(const Tensor& x, double eps, std::int64_t steps) {
   const Tensor gram = empty({{m, m}, x.dtype()}, device), mix = empty({{m, m}, x.dtype()}, device);
   const Tensor norm = empty({{1}, x.dtype()}, device);
   const kernel::GradItem items[] = {{x}};
-  kernel::global_norm(items, norm);
+  kernel::inspect_gradients(items, {}, norm, {});
   scaled_copy(source, current, 1 / std::max(norm.item<double>(), eps));
   for (std::int64_t i = 0; i < steps; ++i) {
     kernel::matmul(current, transposed(current), {}, gram, {});

@@ -5,6 +5,8 @@
 #include <limits>
 #include <set>
 
+#include "binade/core/backend/graphed_step.h"
+#include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
 
 namespace binade::optim {
@@ -67,9 +69,65 @@ Tensors Optimizer::params() const {
   return all;
 }
 
-void Optimizer::step(const Tensor& skip) {
+void Optimizer::step(const Tensor& skip, const Tensor& grad_scale) {
   check(!skip || (skip.dtype() == DType::f32 && skip.numel() == 1), "optim: step: skip must be f32 with one element");
+  check(!grad_scale || (grad_scale.dtype() == DType::f64 && grad_scale.numel() == 1),
+        "optim: step: grad_scale must be f64 with one element");
+  check(!grad_scale || scales_gradients(),
+        "optim: step: this optimizer does not take a grad_scale (scales_gradients()): multiply the gradients first");
+  struct Given {
+    Tensor& place;
+    ~Given() { place = {}; }
+  } const given{grad_scale_ = grad_scale};
   update(skip);
+}
+
+void Optimizer::inspect_gradients(const Tensor& scale, const Tensor& norm, const Tensor& found_inf) const {
+  std::vector<kernel::GradItem> items;
+  for (const Tensor& param : params()) {
+    const Tensor grad = param.grad();
+    if (!grad) continue;
+    check_grad(param, grad);
+    items.push_back({grad});
+  }
+  if (!items.empty()) return kernel::inspect_gradients(items, scale, norm, found_inf);
+  if (norm) kernel::fill(norm, 0);
+  if (found_inf) kernel::fill(found_inf, 0);
+}
+
+void Optimizer::before_replays(std::function<void()> work) const {
+  const std::weak_ptr<const bool> alive = alive_;
+  cuda::at_each_replay({.before = [alive, work = std::move(work)] {
+    if (!alive.expired()) work();
+  }});
+}
+
+Tensor Optimizer::recorded_numbers(const ParamGroup& group) {
+  const Device device = group.params.front().device();
+  if (device.type == DeviceType::cpu) return {};
+  const auto index = static_cast<std::size_t>(&group - groups_.data());
+  if (numbers_.size() <= index) numbers_.resize(index + 1);
+  GroupNumbers& numbers = numbers_[index];
+  const bool exist = numbers.memory && numbers.memory.device() == device;
+  if (!cuda::recording_here()) {
+    // Made by eager steps: what is allocated while recording shares its memory with what came before in the step.
+    const MemoryTagScope tag(MemoryTag::optimizer);
+    if (!exist) numbers = {.memory = empty({2}, {.dtype = DType::f64, .device = device})};
+    return {};
+  }
+  check(exist, "GraphedStep: an optimizer's first step must not be a recorded one: it belongs to the warm-up");
+  before_replays([this, index] {
+    const ParamGroup& now = groups_[index];
+    check_group(now);
+    GroupNumbers& there = numbers_[index];
+    const double wanted[] = {now.lr, now.weight_decay};
+    for (std::size_t i = 0; i < there.written.size(); ++i) {
+      if (there.written[i] == wanted[i]) continue;
+      kernel::fill(there.memory.select(0, static_cast<std::int64_t>(i)), wanted[i]);
+      there.written[i] = wanted[i];
+    }
+  });
+  return numbers.memory;
 }
 
 bool Optimizer::has_master(const Tensor& param) const {

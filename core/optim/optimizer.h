@@ -1,5 +1,8 @@
 // Optimizer: parameter groups, multi-tensor steps, state that can be saved.
 #pragma once
+#include <array>
+#include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -33,9 +36,14 @@ class Optimizer {
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
 
-  // Updates every parameter that has a gradient. `skip`, f32 [1] on the parameters' device, makes it do nothing, not
-  // even count the step, where it is not 0: how GradScaler skips a step without waiting for the device.
-  void step(const Tensor& skip = {});
+  // Updates every parameter that has a gradient. Both are read on the parameters' device, which nothing waits for:
+  // `skip`, f32 [1], makes it do nothing, not even count the step, where it is not 0; `grad_scale`, f64 [1], multiplies
+  // the gradients as they are read, where scales_gradients(). GradScaler and clipped_step give them.
+  void step(const Tensor& skip = {}, const Tensor& grad_scale = {});
+  virtual bool scales_gradients() const { return false; }
+  // One pass that reads the gradients and writes nothing else: norm, f32 or f64 [1], is that of the gradients divided by
+  // *scale, f32 [1]; found_inf, f32 [1], is 1 where one of them is not finite, else 0. Each may be undefined.
+  virtual void inspect_gradients(const Tensor& scale, const Tensor& norm, const Tensor& found_inf) const;
   virtual void zero_grad();  // marks the gradients stale; their memory is reused
   std::vector<ParamGroup>& param_groups() { return groups_; }
   const std::vector<ParamGroup>& param_groups() const { return groups_; }
@@ -52,6 +60,12 @@ class Optimizer {
   // The update itself. An optimizer that is not made of kernels that honour `skip` reads it:
   //   if (skip && skip.item<float>() != 0) return;
   virtual void update(const Tensor& skip) = 0;
+  // During update(): what step() was given. An optimizer whose kernels honour it overrides scales_gradients().
+  const Tensor& grad_scale() const { return grad_scale_; }
+  // While a step is recorded: f64 [2], lr and weight_decay of the group as each replay finds them. Otherwise undefined.
+  Tensor recorded_numbers(const ParamGroup& group);
+  // While a step is recorded: what the host does before each replay, as long as this optimizer lives.
+  void before_replays(std::function<void()> work) const;
 
   // What one parameter carries from step to step, made at its first step.
   struct State {
@@ -86,8 +100,16 @@ class Optimizer {
   std::vector<State> states_;  // one per parameter
 
  private:
+  static constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
   State make_state(const Tensor& param) const;
   StateOptions options_;
+  Tensor grad_scale_;
+  struct GroupNumbers {
+    Tensor memory;  // as recorded_numbers()
+    std::array<double, 2> written{not_a_number, not_a_number};
+  };
+  std::vector<GroupNumbers> numbers_;  // on devices that record steps
+  std::shared_ptr<const bool> alive_ = std::make_shared<const bool>(true);
   static void check_group(const ParamGroup& group);
   static void check_grad(const Tensor& param, const Tensor& grad);
 };

@@ -69,7 +69,7 @@ void SGD::update(const Tensor& skip) {
                  .weight_decay = batch.group->weight_decay,
                  .nesterov = options_.nesterov,
                  .rounding = rounding},
-                skip);
+                {skip, grad_scale(), recorded_numbers(*batch.group)});
   for_each_grad([](const ParamGroup&, const Tensor& param, std::size_t) { rounded_copy_updated(param); });
 }
 
@@ -106,7 +106,7 @@ void Adam::update(const Tensor& skip) {
                   .weight_decay = batch.group->weight_decay,
                   .decoupled = decoupled_,
                   .rounding = rounding},
-                 skip);
+                 {skip, grad_scale(), recorded_numbers(*batch.group)});
   for_each_grad([](const ParamGroup&, const Tensor& param, std::size_t) { rounded_copy_updated(param); });
 }
 

@@ -17,6 +17,7 @@ class SGD : public Optimizer {
  public:
   explicit SGD(const Tensors& params, SGDOptions options = {});
   explicit SGD(std::vector<ParamGroup> groups, SGDOptions options = {});
+  bool scales_gradients() const override { return true; }
 
  private:
   void update(const Tensor& skip) override;
@@ -34,6 +35,7 @@ class Adam : public Optimizer {
  public:
   explicit Adam(const Tensors& params, AdamOptions options = {});
   explicit Adam(std::vector<ParamGroup> groups, AdamOptions options = {});
+  bool scales_gradients() const override { return true; }
 
  protected:
   Adam(std::vector<ParamGroup> groups, AdamOptions options, bool decoupled);

@@ -1,4 +1,4 @@
-// Many gradients at once: unscale, global norm, clipping, sums. One pass over memory.
+// Many gradients at once: unscale, norm and check, clipping, sums. One pass over memory.
 #include "binade/cuda/kernels/launch.h"
 // launch.h first
 #include <cmath>
@@ -27,10 +27,18 @@ __device__ __forceinline__ void change_chunk(const Gradients& gradients, const B
                   [&](std::int64_t, const C* x, C* y) { y[0] = body(x[0]); });
 }
 
+__device__ __forceinline__ float inverse_of(const float* scale) {  // one rounding
+  return scale ? static_cast<float>(1 / static_cast<double>(*scale)) : 1.0F;
+}
+__device__ __forceinline__ double clip_factor(double norm, double max_norm) {
+  const double factor = max_norm / (norm + 1e-6);
+  return factor >= 1 ? 1 : factor;  // a NaN goes on into the gradients, as in PyTorch
+}
+
 template <class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks)
     unscale_kernel(Gradients gradients, const float* scale, float* found_inf) {
-  const C inverse = static_cast<C>(static_cast<float>(1 / static_cast<double>(*scale)));  // one rounding
+  const C inverse = static_cast<C>(inverse_of(scale));
   int bad = 0;
   change_chunk<C>(gradients, [&](C g) {
     bad |= !isfinite(g);
@@ -39,33 +47,57 @@ __global__ void __launch_bounds__(block_threads, resident_blocks)
   if (__syncthreads_or(bad) && threadIdx.x == 0) atomicExch(found_inf, 1.0F);
 }
 
-// squares[block]. In double: a float's square may leave the range of floats.
+struct Part {      // of what a pass over the gradients finds: one block's
+  double squares;  // in double: a float's square may leave the range of floats
+  int bad;
+};
 template <class C>
-__global__ void __launch_bounds__(block_threads, resident_blocks) squares_kernel(Gradients gradients, double* squares) {
+__global__ void __launch_bounds__(block_threads, resident_blocks)
+    inspect_kernel(Gradients gradients, const float* scale, bool with_norm, Part* parts) {
   SHARED(double, shared, max_warps);
+  const C inverse = static_cast<C>(inverse_of(scale));
   const Chunk chunk = chunk_of_block(gradients);
   const Spans<1> values{{gradients.items[chunk.item].values.from(chunk.begin)}};
   double sum = 0;
+  int bad = 0;
   for_elements<C>(values, Spans<0>(), chunk.size, can_use_vectors<C>(values), threadIdx.x, blockDim.x,
-                  [&](std::int64_t, const C* x, C*) { sum += static_cast<double>(x[0]) * static_cast<double>(x[0]); });
-  sum = reduce_block(sum, shared, Plus());
-  if (threadIdx.x == 0) squares[blockIdx.x] = sum;
+                  [&](std::int64_t, const C* x, C*) {
+                    bad |= !isfinite(x[0]);
+                    if (!with_norm) return;
+                    const double g = static_cast<double>(x[0] * inverse);
+                    sum += g * g;
+                  });
+  if (with_norm) sum = reduce_block(sum, shared, Plus());
+  bad = __syncthreads_or(bad);
+  if (threadIdx.x == 0) parts[blockIdx.x] = {sum, bad};
 }
 
 __global__ void __launch_bounds__(block_threads, resident_blocks)
-    root_of_sum_kernel(const double* squares, std::int64_t count, Span norm) {
+    combine_parts_kernel(const Part* parts, std::int64_t count, Span norm, float* found_inf) {
   SHARED(double, shared, max_warps);
   double sum = 0;
-  for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += squares[i];
+  int bad = 0;
+  for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+    sum += parts[i].squares;
+    bad |= parts[i].bad;
+  }
   sum = reduce_block(sum, shared, Plus());
-  if (threadIdx.x == 0) norm.set(0, sqrt(sum));
+  bad = __syncthreads_or(bad);
+  if (threadIdx.x != 0) return;
+  if (norm) norm.set(0, sqrt(sum));
+  if (found_inf) *found_inf = bad != 0 ? 1.0F : 0.0F;
+}
+
+__global__ void gradient_scale_kernel(double* grad_scale, const float* scale, const float* norm, double max_norm) {
+  if (global_thread() != 0) return;
+  *grad_scale = static_cast<double>(inverse_of(scale)) * (norm ? clip_factor(static_cast<double>(*norm), max_norm) : 1);
 }
 
 template <class C>
 __global__ void __launch_bounds__(block_threads, resident_blocks)
     clip_by_norm_kernel(Gradients gradients, Span norm, double max_norm) {
-  const double factor = max_norm / (norm.get<double>(0) + 1e-6);
-  if (factor >= 1) return;  // a NaN goes on into the gradients, as in PyTorch
+  const double factor = clip_factor(norm.get<double>(0), max_norm);
+  if (factor == 1) return;
   change_chunk<C>(gradients, [&](C g) { return multiply_add(g, static_cast<C>(factor), C(0)); });
 }
 
@@ -110,19 +142,24 @@ void unscale(std::span<const kernel::GradItem> items, TensorView scale, TensorVi
   });
 }
 
-void global_norm(std::span<const kernel::GradItem> items, TensorView norm) {
+void inspect_gradients(std::span<const kernel::GradItem> items, TensorView scale, TensorView norm, TensorView found_inf) {
   const Device device = device_of(items);
   std::int64_t chunks = 0, used = 0;
   for (const kernel::GradItem& item : items) chunks += (item.grad.numel() + chunk_elements - 1) / chunk_elements;
-  const Scratch squares(static_cast<std::size_t>(chunks + 1) * sizeof(double), device);
-  by_compute_type(items, "global_norm", [&]<class C>(const std::vector<Gradient>& gradients) {
+  const Scratch parts(static_cast<std::size_t>(chunks + 1) * sizeof(Part), device);
+  by_compute_type(items, "inspect_gradients", [&]<class C>(const std::vector<Gradient>& gradients) {
     for_tables<gradients_per_launch>(gradients, device, [&](const Gradients& table, const LaunchConfig& config, std::size_t) {
-      launch(config, squares_kernel<C>, table, squares.as<double>() + used);
+      launch(config, inspect_kernel<C>, table, flag_of(scale), static_cast<bool>(norm), parts.as<Part>() + used);
       used += config.grid.x;
     });
   });
-  launch(one_thread_each(1, device), root_of_sum_kernel, static_cast<const double*>(squares.as<double>()), used,
-         span_of(norm));
+  launch(one_thread_each(1, device), combine_parts_kernel, static_cast<const Part*>(parts.as<Part>()), used,
+         span_of(norm), found_inf ? found_inf.as<float>() : nullptr);
+}
+
+void gradient_scale(TensorView grad_scale, TensorView scale, TensorView norm, double max_norm) {
+  launch(one_thread_each(1, grad_scale.device), gradient_scale_kernel, grad_scale.as<double>(), flag_of(scale),
+         flag_of(norm), max_norm);
 }
 
 void clip_by_norm(std::span<const kernel::GradItem> items, TensorView norm, double max_norm) {
@@ -166,7 +203,8 @@ void add_all(std::span<const kernel::SumItem> items) {
 void provide_multi_tensor();
 void provide_multi_tensor() {
   kernel::unscale.provide(DeviceType::cuda, unscale);
-  kernel::global_norm.provide(DeviceType::cuda, global_norm);
+  kernel::inspect_gradients.provide(DeviceType::cuda, inspect_gradients);
+  kernel::gradient_scale.provide(DeviceType::cuda, gradient_scale);
   kernel::clip_by_norm.provide(DeviceType::cuda, clip_by_norm);
   kernel::clip_by_value.provide(DeviceType::cuda, clip_by_value);
   kernel::add_all.provide(DeviceType::cuda, add_all);

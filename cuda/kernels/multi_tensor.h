@@ -45,7 +45,7 @@ void for_tables(const std::vector<Item>& items, Device device, const Launch& lau
   }
 }
 
-// Flags a kernel reads where they lie: f32, or null.
+// Flags and scalars a kernel reads where they lie: f32, or null.
 inline const float* flag_of(const TensorView& x) { return x ? x.as<const float>() : nullptr; }
 __device__ __forceinline__ bool is_set(const float* flag) { return flag && *flag != 0.0F; }
 

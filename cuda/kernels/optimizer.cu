@@ -11,19 +11,35 @@
 namespace binade::cuda {
 namespace {
 
-// ---- what depends on a parameter's own count of steps ----------------------------------------------------------------
-struct Start {  // Adam: lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t). SGD: step is 0 at the first step.
-  double step, inverse_root;
+// ---- what depends on a parameter's own count of steps, and on numbers in the device's memory -------------------------
+struct Numbers {
+  double lr, weight_decay;
+};
+struct Start {
+  double step;          // Adam: lr / (1 - beta1^t); SGD: lr
+  double inverse_root;  // Adam: 1 / sqrt(1 - beta2^t)
+  double keep, decay;   // p *= keep; g += decay p
+  double grad_scale;
+  bool first;
 };
 struct AdamStart {
-  double lr, beta1, beta2;
-  __device__ Start operator()(std::int64_t done) const {
+  double beta1, beta2;
+  bool decoupled;
+  __device__ Start operator()(const Numbers& n, std::int64_t done) const {
     const double t = static_cast<double>(done + 1);
-    return {lr / (1 - pow(beta1, t)), 1 / sqrt(1 - pow(beta2, t))};
+    return {n.lr / (1 - pow(beta1, t)), 1 / sqrt(1 - pow(beta2, t)), decoupled ? 1 - n.lr * n.weight_decay : 1,
+            decoupled ? 0 : n.weight_decay, 1, done == 0};
   }
 };
 struct SgdStart {
-  __device__ Start operator()(std::int64_t done) const { return {static_cast<double>(done), 0}; }
+  __device__ Start operator()(const Numbers& n, std::int64_t done) const {
+    return {n.lr, 0, 1, n.weight_decay, 1, done == 0};
+  }
+};
+// Where a step's inputs lie, or null.
+struct Inputs {
+  const float* skip;
+  const double *grad_scale, *numbers;
 };
 
 constexpr int counters_per_launch = 48;
@@ -33,21 +49,24 @@ struct StepCounters {
 };
 // starts[i] of counter i, which then counts on unless skipped.
 template <class MakeStart>
-__global__ void start_kernel(StepCounters counters, MakeStart make, Start* starts, const float* skip) {
+__global__ void start_kernel(StepCounters counters, MakeStart make, Numbers numbers, Inputs in, Start* starts) {
   const auto i = static_cast<int>(threadIdx.x);
   if (i >= counters.size) return;
+  if (in.numbers) numbers = {in.numbers[0], in.numbers[1]};
   const std::int64_t done = *counters.steps[i];
-  starts[i] = make(done);
-  if (!is_set(skip)) *counters.steps[i] = done + 1;
+  starts[i] = make(numbers, done);
+  if (in.grad_scale) starts[i].grad_scale = *in.grad_scale;
+  if (!is_set(in.skip)) *counters.steps[i] = done + 1;
 }
 
 // ---- the update of one element, in C --------------------------------------------------------------------------------
 template <class C>
 struct AdamRule {
-  C keep, decay, one_minus_beta1, beta2, one_minus_beta2, eps;
+  C one_minus_beta1, beta2, one_minus_beta2, eps;
   __device__ __forceinline__ void operator()(const Start& start, C& p, C g, C& m, C& v) const {
     const C step = static_cast<C>(start.step), root = static_cast<C>(start.inverse_root);
-    g = multiply_add(decay, p, g);
+    const C keep = static_cast<C>(start.keep);
+    g = multiply_add(static_cast<C>(start.decay), p, g);
     m = multiply_add(one_minus_beta1, g - m, m);
     if constexpr (std::is_same_v<C, float>) {
       v = multiply_add(beta2, v, one_minus_beta2 * (g * g));
@@ -60,15 +79,15 @@ struct AdamRule {
 };
 template <class C>
 struct SgdRule {
-  C lr, decay, momentum, one_minus_dampening;
+  C momentum, one_minus_dampening;
   bool nesterov, has_buffer;
   __device__ __forceinline__ void operator()(const Start& start, C& p, C g, C& m, C&) const {
-    C d = multiply_add(decay, p, g);
+    C d = multiply_add(static_cast<C>(start.decay), p, g);
     if (has_buffer) {
-      m = start.step == 0 ? d : multiply_add(momentum, m, one_minus_dampening * d);
+      m = start.first ? d : multiply_add(momentum, m, one_minus_dampening * d);
       d = !nesterov ? m : multiply_add(momentum, m, d);
     }
-    p = multiply_add(-lr, d, p);
+    p = multiply_add(-static_cast<C>(start.step), d, p);
   }
 };
 
@@ -104,6 +123,7 @@ __global__ void __launch_bounds__(block_threads, 2)
   const Chunk chunk = chunk_of_block(parameters);
   const Parameter& p = parameters.items[chunk.item];
   const Start start = starts[chunk.item];
+  const C grad_scale = static_cast<C>(start.grad_scale);
   const auto part = [&](std::byte* data, DType dtype) { return Span{data, dtype}.from(chunk.begin); };
   const DType dtype = p.param_type;
   const Span copy = part(p.copy, p.copy_type);
@@ -119,7 +139,7 @@ __global__ void __launch_bounds__(block_threads, 2)
     if constexpr (std::is_same_v<C, float>) {
       if (has_master) value = newest(dtype, value, x[4]);
     }
-    rule(start, value, x[1], m, v);
+    rule(start, value, x[1] * grad_scale, m, v);
     y[0] = y[3] = value;
     y[1] = m;
     y[2] = v;
@@ -132,8 +152,11 @@ __global__ void __launch_bounds__(block_threads, 2)
 // make_rule.template operator()<C>(has a buffer m).
 template <class MakeStart, class MakeRule>
 void update(std::span<const kernel::OptimizerItem> items, const char* what, const kernel::Rounding& rounding,
-            const TensorView& skip, const MakeStart& make_start, const MakeRule& make_rule) {
+            const Numbers& numbers, const kernel::StepInputs& given, const MakeStart& make_start,
+            const MakeRule& make_rule) {
   const Device device = device_of(items);
+  const Inputs in{flag_of(given.skip), given.grad_scale ? given.grad_scale.as<const double>() : nullptr,
+                  given.numbers ? given.numbers.as<const double>() : nullptr};
   std::vector<kernel::OptimizerItem> single, wide;
   for (const kernel::OptimizerItem& item : items) {
     check(is_arithmetic_float(item.param.dtype), what, ": expected f64, f32, f16 or bf16, got ", item.param.dtype);
@@ -147,8 +170,8 @@ void update(std::span<const kernel::OptimizerItem> items, const char* what, cons
       StepCounters counters;
       for (std::size_t i = first; i < std::min(those.size(), first + counters_per_launch); ++i)
         counters.steps[counters.size++] = those[i].step.as<std::int64_t>();
-      launch({dim3(1), dim3(64), 0, stream_of(device)}, start_kernel<MakeStart>, counters, make_start, starts + first,
-             flag_of(skip));
+      launch({dim3(1), dim3(64), 0, stream_of(device)}, start_kernel<MakeStart>, counters, make_start, numbers, in,
+             starts + first);
     }
     std::vector<Parameter> parameters;
     for (const kernel::OptimizerItem& item : those) {
@@ -161,29 +184,25 @@ void update(std::span<const kernel::OptimizerItem> items, const char* what, cons
     const auto rule = make_rule.template operator()<C>(static_cast<bool>(those.front().m));
     for_tables<parameters_per_launch>(
         parameters, device, [&](const Parameters& table, const LaunchConfig& config, std::size_t first) {
-          launch(config, update_kernel<C, decltype(rule)>, table, rule, static_cast<const Start*>(starts + first),
-                 flag_of(skip), draw_of(rounding.state, device));
+          launch(config, update_kernel<C, decltype(rule)>, table, rule, static_cast<const Start*>(starts + first), in.skip,
+                 draw_of(rounding.state, device));
         });
   };
   run.template operator()<float>(single);
   run.template operator()<double>(wide);
 }
 
-void adam(std::span<const kernel::OptimizerItem> items, kernel::AdamOptions o, TensorView skip) {
-  update(items, "adam", o.rounding, skip, AdamStart{o.lr, o.beta1, o.beta2}, [&]<class C>(bool) {
-    return AdamRule<C>{static_cast<C>(o.decoupled ? 1 - o.lr * o.weight_decay : 1.0),
-                       static_cast<C>(o.decoupled ? 0 : o.weight_decay),
-                       static_cast<C>(1 - o.beta1),
-                       static_cast<C>(o.beta2),
-                       static_cast<C>(1 - o.beta2),
-                       static_cast<C>(o.eps)};
-  });
+void adam(std::span<const kernel::OptimizerItem> items, kernel::AdamOptions o, kernel::StepInputs in) {
+  update(items, "adam", o.rounding, {o.lr, o.weight_decay}, in, AdamStart{o.beta1, o.beta2, o.decoupled},
+         [&]<class C>(bool) {
+           return AdamRule<C>{static_cast<C>(1 - o.beta1), static_cast<C>(o.beta2), static_cast<C>(1 - o.beta2),
+                              static_cast<C>(o.eps)};
+         });
 }
 
-void sgd(std::span<const kernel::OptimizerItem> items, kernel::SgdOptions o, TensorView skip) {
-  update(items, "sgd", o.rounding, skip, SgdStart{}, [&]<class C>(bool has_buffer) {
-    return SgdRule<C>{static_cast<C>(o.lr), static_cast<C>(o.weight_decay), static_cast<C>(o.momentum),
-                      static_cast<C>(1 - o.dampening), o.nesterov, has_buffer};
+void sgd(std::span<const kernel::OptimizerItem> items, kernel::SgdOptions o, kernel::StepInputs in) {
+  update(items, "sgd", o.rounding, {o.lr, o.weight_decay}, in, SgdStart{}, [&]<class C>(bool has_buffer) {
+    return SgdRule<C>{static_cast<C>(o.momentum), static_cast<C>(1 - o.dampening), o.nesterov, has_buffer};
   });
 }
 

@@ -47,11 +47,6 @@ std::unique_ptr<optim::Optimizer> Parallel::adamw(const nn::Module& model, const
   return std::make_unique<optim::AdamW>(model.parameters(), options);
 }
 
-Tensor Parallel::clip_grad_norm(optim::Optimizer& optimizer, double max_norm) const {
-  if (auto* sharded = dynamic_cast<dist::ShardedOptimizer*>(&optimizer)) return sharded->clip_grad_norm_(max_norm);
-  return optim::clip_grad_norm_(optimizer.params(), max_norm);
-}
-
 std::string Parallel::optimizer_memory() const {
   const auto own = static_cast<std::int64_t>(memory_stats(group_->device()).current[static_cast<std::size_t>(MemoryTag::optimizer)]);
   const Tensor most = from_vector(std::vector<std::int64_t>{own}, {1}), all = most.clone();

@@ -30,8 +30,6 @@ class Parallel {
   // mean loss over it.
   double forward_backward(std::int64_t step, const binade::data::Batch& batch, binade::amp::GradScaler& scaler,
                           const std::function<Tensor(const binade::data::Batch&)>& loss_of) const;
-  // Scales the gradients so that their norm, over all processes' parts, is at most max_norm; returns the norm before.
-  Tensor clip_grad_norm(binade::optim::Optimizer& optimizer, double max_norm) const;
   // "3.1 MiB of optimizer state in each process, 6.2 MiB in all 2". Waits for the others.
   std::string optimizer_memory() const;
 

@@ -94,9 +94,7 @@ void train(Options o) {
       amp::Autocast autocast(mode.autocast);
       return model.loss(batch.inputs, batch.targets);
     });
-    scaler.unscale_(*optimizer);
-    const Tensor grad_norm = parallel.clip_grad_norm(*optimizer, 1.0);
-    scaler.step(*optimizer);
+    const Tensor grad_norm = scaler.step(*optimizer, {.max_norm = 1.0});
     scaler.update();
     optimizer->zero_grad();
     if (o.zero1 && step == first) progress.line("gpt: " + parallel.optimizer_memory());

@@ -10,7 +10,6 @@
 #include "binade/core/amp/shadow_execution.h"
 #include "binade/core/backend/matmul_precision.h"
 #include "binade/core/base/random.h"
-#include "binade/core/optim/clip.h"
 #include "binade/core/optim/optimizers.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/ops/nn/fp8.h"
@@ -85,9 +84,8 @@ TrainingRun::TrainingRun(const TaskFactory& factory, const Mode& mode, std::uint
   if (twin) perturb(task_.model, seed);
   if (mode.parameters != DType::f32) task_.model.to(mode.parameters);
   if (mode.fp8) nn::use_fp8(task_.model, *mode.fp8);
-  parameters_ = task_.model.parameters();
-  optimizer_ = options.optimizer ? options.optimizer(parameters_, mode)
-                                 : default_optimizer(parameters_, mode, options.lr);
+  const Tensors parameters = task_.model.parameters();
+  optimizer_ = options.optimizer ? options.optimizer(parameters, mode) : default_optimizer(parameters, mode, options.lr);
 }
 
 SeedRun TrainingRun::train() {
@@ -128,11 +126,7 @@ void TrainingRun::step(std::int64_t step) {
   monitoring.reset();
   if (watchers_.monitor) watchers_.monitor->step();
   if (watchers_.post_mortem) watchers_.post_mortem->step();
-  if (options_.clip_norm > 0) {
-    scaler_.unscale_(*optimizer_);
-    optim::clip_grad_norm_(parameters_, options_.clip_norm);
-  }
-  scaler_.step(*optimizer_);
+  scaler_.step(*optimizer_, {.max_norm = options_.clip_norm});
   scaler_.update();
   optimizer_->zero_grad();
 

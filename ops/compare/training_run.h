@@ -36,7 +36,6 @@ class TrainingRun {
   Watchers watchers_;
   Task task_;
   amp::GradScaler scaler_;
-  Tensors parameters_;
   std::unique_ptr<optim::Optimizer> optimizer_;
   SeedRun run_;
   double seconds_ = 0;         // of the steps that count

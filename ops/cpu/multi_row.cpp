@@ -17,7 +17,7 @@ using V = hn::Vec<D>;
 constexpr std::size_t max_lanes = HWY_MAX_BYTES / sizeof(float);
 HWY_INLINE V set(double c) { return hn::Set(D(), static_cast<float>(c)); }
 
-bool Unscale(float* g, float factor, std::int64_t count) {
+bool Unscale(const float* g, float factor, float* y, std::int64_t count) {
   const D d;
   const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(d);
   const V f = hn::Set(d, factor);
@@ -26,13 +26,26 @@ bool Unscale(float* g, float factor, std::int64_t count) {
   for (; i + step <= n; i += step) {
     const V x = hn::LoadU(d, g + i);
     bad = hn::MulAdd(x, hn::Zero(d), bad);
-    hn::StoreU(hn::Mul(x, f), d, g + i);
+    hn::StoreU(hn::Mul(x, f), d, y + i);
   }
   bool finite = hn::AllFalse(d, hn::IsNaN(bad));
   for (; i < n; ++i) {
     finite = finite && std::isfinite(g[i]);
-    g[i] *= factor;
+    y[i] = g[i] * factor;
   }
+  return finite;
+}
+bool Finite(const float* x, std::int64_t count) {
+  const D d;
+  const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(d);
+  V bad0 = hn::Zero(d), bad1 = bad0;
+  std::size_t i = 0;
+  for (; i + 2 * step <= n; i += 2 * step) {
+    bad0 = hn::MulAdd(hn::LoadU(d, x + i), hn::Zero(d), bad0);
+    bad1 = hn::MulAdd(hn::LoadU(d, x + i + step), hn::Zero(d), bad1);
+  }
+  bool finite = hn::AllFalse(d, hn::IsNaN(hn::Add(bad0, bad1)));
+  for (; i < n; ++i) finite = finite && std::isfinite(x[i]);
   return finite;
 }
 
@@ -49,11 +62,11 @@ void Clip(float* g, float limit, std::int64_t count) {
 }
 
 struct AdamVectors {
-  V keep, decay, b1, beta2, b2, step, root, eps;
+  V keep, decay, b1, beta2, b2, step, root, eps, grad_scale;
 };
 HWY_INLINE void adam_vector(float* p, const float* g, float* m, float* v, const AdamVectors& f) {
   const D d;
-  const V param = hn::LoadU(d, p), grad = hn::MulAdd(f.decay, param, hn::LoadU(d, g));
+  const V param = hn::LoadU(d, p), grad = hn::MulAdd(f.decay, param, hn::Mul(hn::LoadU(d, g), f.grad_scale));
   const V old_m = hn::LoadU(d, m);
   const V new_m = hn::MulAdd(f.b1, hn::Sub(grad, old_m), old_m);
   const V new_v = hn::MulAdd(f.beta2, hn::LoadU(d, v), hn::Mul(f.b2, hn::Mul(grad, grad)));
@@ -66,7 +79,7 @@ void Adam(float* p, const float* g, float* m, float* v, const AdamFactors& c, st
   const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(D());
   const AdamVectors f = {
       set(c.keep),         set(c.decay), set(c.one_minus_beta1), set(c.beta2), set(c.one_minus_beta2), set(c.step),
-      set(c.inverse_root), set(c.eps)};
+      set(c.inverse_root), set(c.eps),   set(c.grad_scale)};
   std::size_t i = 0;
   for (; i + step <= n; i += step) adam_vector(p + i, g + i, m + i, v + i, f);
   if (const std::size_t left = n - i; left != 0) {  // by the same instructions: a parameter's place does not matter
@@ -83,12 +96,12 @@ void Adam(float* p, const float* g, float* m, float* v, const AdamFactors& c, st
 }
 
 struct SgdVectors {
-  V lr, decay, momentum, damp, nesterov;
+  V lr, decay, momentum, damp, nesterov, grad_scale;
 };
 HWY_INLINE void sgd_vector(float* p, const float* g, float* m, const SgdVectors& f, bool first, bool nesterov) {
   const D d;
   const V param = hn::LoadU(d, p);
-  V delta = hn::MulAdd(f.decay, param, hn::LoadU(d, g));
+  V delta = hn::MulAdd(f.decay, param, hn::Mul(hn::LoadU(d, g), f.grad_scale));
   if (m) {
     const V buffer = first ? delta : hn::MulAdd(f.momentum, hn::LoadU(d, m), hn::Mul(f.damp, delta));
     hn::StoreU(buffer, d, m);
@@ -98,7 +111,8 @@ HWY_INLINE void sgd_vector(float* p, const float* g, float* m, const SgdVectors&
 }
 void Sgd(float* p, const float* g, float* m, const SgdFactors& c, bool first, bool nesterov, std::int64_t count) {
   const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(D());
-  const SgdVectors f = {set(c.lr), set(c.decay), set(c.momentum), set(c.one_minus_dampening), set(c.nesterov)};
+  const SgdVectors f = {set(c.lr),      set(c.decay),     set(c.momentum), set(c.one_minus_dampening),
+                        set(c.nesterov), set(c.grad_scale)};
   std::size_t i = 0;
   for (; i + step <= n; i += step) sgd_vector(p + i, g + i, m ? m + i : nullptr, f, first, nesterov);
   if (const std::size_t left = n - i; left != 0) {
@@ -118,11 +132,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace binade::cpu {
 HWY_EXPORT(Unscale);
+HWY_EXPORT(Finite);
 HWY_EXPORT(Clip);
 HWY_EXPORT(Adam);
 HWY_EXPORT(Sgd);
 
-bool row_unscale(float* g, float factor, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Unscale)(g, factor, n); }
+bool row_unscale(const float* g, float factor, float* y, std::int64_t n) {
+  return HWY_DYNAMIC_DISPATCH(Unscale)(g, factor, y, n);
+}
+bool row_finite(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Finite)(x, n); }
 void row_clip(float* g, float limit, std::int64_t n) { HWY_DYNAMIC_DISPATCH(Clip)(g, limit, n); }
 void row_adam(float* p, const float* g, float* m, float* v, const AdamFactors& f, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(Adam)(p, g, m, v, f, n);

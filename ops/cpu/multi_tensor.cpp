@@ -1,4 +1,4 @@
-// Kernels over many gradients at once: unscale, norms, clipping. One pass over memory.
+// Kernels over many gradients at once: unscale, norm and check, clipping. One pass over memory.
 #include <atomic>
 #include <cmath>
 
@@ -34,34 +34,62 @@ void change_grads(std::span<const kernel::GradItem> items, std::string_view what
   });
 }
 
+double inverse_of(const TensorView& scale) {  // one rounding
+  return scale ? static_cast<double>(static_cast<float>(1 / scalar(scale))) : 1;
+}
+double clip_factor(const TensorView& norm, double max_norm) {
+  const double factor = max_norm / (scalar(norm) + 1e-6);
+  return factor >= 1 ? 1 : factor;  // a NaN goes on into the gradients, as in PyTorch
+}
+
 void unscale(std::span<const kernel::GradItem> items, TensorView scale, TensorView found_inf) {
-  const auto inverse = static_cast<double>(static_cast<float>(1 / scalar(scale)));  // one rounding
+  const double inverse = inverse_of(scale);
   std::atomic<bool> found = false;
   change_grads(items, "unscale", [&]<class C>(C* g, std::int64_t n) {
-    if (!row_unscale(g, static_cast<C>(inverse), n)) found = true;
+    if (!row_unscale(g, static_cast<C>(inverse), g, n)) found = true;
   });
   if (found) with_float_type(found_inf.dtype, "unscale", [&]<class T>() { *found_inf.as<T>() = T(1.0F); });
 }
 
-void global_norm(std::span<const kernel::GradItem> items, TensorView norm) {
+void inspect_gradients(std::span<const kernel::GradItem> items, TensorView scale, TensorView norm, TensorView found_inf) {
+  const double inverse = inverse_of(scale);
   const std::vector<Chunk> chunks = chunks_of(items);
   std::vector<double> squares(chunks.size());
+  std::atomic<bool> found = false;
   for_chunks(chunks, [&](const Chunk& chunk, std::size_t c) {
     const TensorView& grad = items[chunk.item].grad;
-    with_float_type(grad.dtype, "global_norm", [&]<class T>() {
-      std::vector<Compute<T>> room(static_cast<std::size_t>(is_narrow_float<T> ? chunk.size : 0));
-      squares[c] = row_squares_double(row_in(grad.as<T>() + chunk.begin, chunk.size, room.data()), chunk.size);
+    const std::int64_t n = chunk.size;
+    with_float_type(grad.dtype, "inspect_gradients", [&]<class T>() {
+      using C = Compute<T>;
+      const bool scaled = norm && inverse != 1;
+      std::vector<C> room(static_cast<std::size_t>(is_narrow_float<T> || scaled ? n : 0));
+      const C* row = row_in(grad.as<T>() + chunk.begin, n, room.data());
+      bool finite = true;
+      if (scaled) {
+        finite = row_unscale(row, static_cast<C>(inverse), room.data(), n);
+        row = room.data();
+      } else if (found_inf) {
+        finite = row_finite(row, n);
+      }
+      if (!finite) found = true;
+      if (norm) squares[c] = row_squares_double(row, n);
     });
   });
+  if (found_inf) *found_inf.as<float>() = found ? 1.0F : 0.0F;
+  if (!norm) return;
   double sum = 0;
   for (const double s : squares) sum += s;  // in order, whoever computed them
   const double root = std::sqrt(sum);
   store_values(&root, norm, false);
 }
 
+void gradient_scale(TensorView grad_scale, TensorView scale, TensorView norm, double max_norm) {
+  *grad_scale.as<double>() = inverse_of(scale) * (norm ? clip_factor(norm, max_norm) : 1);
+}
+
 void clip_by_norm(std::span<const kernel::GradItem> items, TensorView norm, double max_norm) {
-  const double factor = max_norm / (scalar(norm) + 1e-6);
-  if (factor >= 1) return;  // a NaN goes on into the gradients, as in PyTorch
+  const double factor = clip_factor(norm, max_norm);
+  if (factor == 1) return;
   change_grads(items, "clip_by_norm",
                [&]<class C>(C* g, std::int64_t n) { row_scale(g, static_cast<C>(factor), C(0), g, n); });
 }
@@ -78,7 +106,8 @@ void add_all(std::span<const kernel::SumItem> items) {
 
 void provide_multi_tensor() {
   kernel::unscale.provide(DeviceType::cpu, unscale);
-  kernel::global_norm.provide(DeviceType::cpu, global_norm);
+  kernel::inspect_gradients.provide(DeviceType::cpu, inspect_gradients);
+  kernel::gradient_scale.provide(DeviceType::cpu, gradient_scale);
   kernel::clip_by_norm.provide(DeviceType::cpu, clip_by_norm);
   kernel::clip_by_value.provide(DeviceType::cpu, clip_by_value);
   kernel::add_all.provide(DeviceType::cpu, add_all);

@@ -112,8 +112,19 @@ void update_params(std::span<const kernel::OptimizerItem> items, const kernel::R
   for (const kernel::OptimizerItem& item : items) ++*item.step.as<std::int64_t>();
 }
 
-void adam(std::span<const kernel::OptimizerItem> items, kernel::AdamOptions options, TensorView skip) {
-  if (is_set(skip)) return;
+// Options as the device's memory has them.
+template <class Options>
+Options with_numbers(Options options, const TensorView& numbers) {
+  if (!numbers) return options;
+  options.lr = numbers.as<double>()[0];
+  options.weight_decay = numbers.as<double>()[1];
+  return options;
+}
+double grad_scale_of(const kernel::StepInputs& in) { return in.grad_scale ? *in.grad_scale.as<double>() : 1; }
+
+void adam(std::span<const kernel::OptimizerItem> items, kernel::AdamOptions options, kernel::StepInputs in) {
+  if (is_set(in.skip)) return;
+  options = with_numbers(options, in.numbers);
   std::vector<AdamFactors> factors;  // each parameter counts its own steps
   for (const kernel::OptimizerItem& item : items) {
     const auto t = static_cast<double>(*item.step.as<std::int64_t>() + 1);
@@ -126,20 +137,23 @@ void adam(std::span<const kernel::OptimizerItem> items, kernel::AdamOptions opti
     f.step = options.lr / (1 - std::pow(options.beta1, t));
     f.inverse_root = 1 / std::sqrt(1 - std::pow(options.beta2, t));
     f.eps = options.eps;
+    f.grad_scale = grad_scale_of(in);
   }
   update_params(items, options.rounding, "adam", [&]<class C>(std::size_t i, C* p, const C* g, C* m, C* v, std::int64_t n) {
     row_adam(p, g, m, v, factors[i], n);
   });
 }
 
-void sgd(std::span<const kernel::OptimizerItem> items, kernel::SgdOptions options, TensorView skip) {
-  if (is_set(skip)) return;
+void sgd(std::span<const kernel::OptimizerItem> items, kernel::SgdOptions options, kernel::StepInputs in) {
+  if (is_set(in.skip)) return;
+  options = with_numbers(options, in.numbers);
   SgdFactors later;
   later.lr = options.lr;
   later.decay = options.weight_decay;
   later.momentum = options.momentum;
   later.one_minus_dampening = 1 - options.dampening;
   later.nesterov = options.nesterov ? options.momentum : 0;
+  later.grad_scale = grad_scale_of(in);
   SgdFactors first = later;
   first.momentum = 0;
   first.one_minus_dampening = 1;

@@ -51,9 +51,7 @@ struct MlpTraining {
       loss = cross_entropy(model(x), y);
     }
     scaler.scale(factor ? loss * factor : loss).backward();
-    scaler.unscale_(*optimizer);
-    optim::clip_grad_norm_(model.parameters(), 1.0);
-    scaler.step(*optimizer);
+    scaler.step(*optimizer, {.max_norm = 1.0});
     scaler.update();
     optimizer->zero_grad();
     return loss;

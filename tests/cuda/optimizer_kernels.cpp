@@ -37,7 +37,7 @@ class OptimizerKernels : public CudaDevice {
       there.push_back(Tensor(p.there).requires_grad_());
     }
     const auto first = make(here), second = make(there);
-    const Tensor skip = ones({1});
+    const Tensor skip = ones({1}), grad_scale = full({1}, 0.37, {.dtype = DType::f64});
     for (int step = 0; step < 4; ++step) {
       for (std::size_t i = 0; i < sizes.size(); ++i) {
         const Tensor grad = randn({sizes[i]}).to(here[i].dtype()).clone();
@@ -53,9 +53,10 @@ class OptimizerKernels : public CudaDevice {
         for (const Tensor& x : {here[i], there[i]}) rounded_copy(x, i % 2 == 0 ? DType::bf16 : DType::f16);
       }
       const PhiloxState draw = random_state();
-      step == 1 ? first->step(skip) : first->step();
+      const Tensor flag = step == 1 ? skip : Tensor(), factor = step == 3 ? grad_scale : Tensor();
+      first->step(flag, factor);
       set_random_state(draw);
-      step == 1 ? second->step(skip.to(gpu)) : second->step();
+      second->step(flag ? flag.to(gpu) : flag, factor ? factor.to(gpu) : factor);
     }
     for (std::size_t i = 0; i < sizes.size(); ++i) expect_same_bits(cpu(there[i]), here[i], what + ", parameter");
     for (std::size_t i = 0; i < sizes.size(); ++i) {
@@ -160,12 +161,12 @@ TEST_F(GradientKernels, ClippingHasTheCpusBits) {
 TEST_F(GradientKernels, TheNormIsThatOfAllElementsAndTheSameEachTime) {
   std::vector<double> norms;
   for (int again = 0; again < 2; ++again)
-    expect_same_gradients("global norm", 1, [&](std::span<const kernel::GradItem> items, Device device) {
+    expect_same_gradients("norm", 1, [&](std::span<const kernel::GradItem> items, Device device) {
       const Tensor norm = empty({1}, {.dtype = DType::f64, .device = device});
-      kernel::global_norm(items, norm);
+      kernel::inspect_gradients(items, {}, norm, {});
       norms.push_back(norm.at(0));
       const Tensor single = empty({1}, {.device = device});
-      kernel::global_norm(items, single);
+      kernel::inspect_gradients(items, {}, single, {});
       EXPECT_EQ(single.at(0), static_cast<double>(static_cast<float>(norms.back())));
     });
   // Squares of floats are exact in double; n additions err by at most n units of 2^-53.
@@ -177,9 +178,56 @@ TEST_F(GradientKernels, TheNormIsThatOfAllElementsAndTheSameEachTime) {
 TEST_F(GradientKernels, NormsOfLargeGradientsDoNotOverflow) {
   const Tensor x = full({100}, 1e30, {.device = gpu});
   const kernel::GradItem items[] = {{x}};
-  const Tensor norm = empty({1}, {.device = gpu});
-  kernel::global_norm(items, norm);
+  const Tensor norm = empty({1}, {.device = gpu}), found = ones({1}, {.device = gpu});
+  kernel::inspect_gradients(items, {}, norm, found);
   EXPECT_NEAR(norm.at(0), 1e31, 1e31 * epsilon(DType::f32));
+  EXPECT_EQ(found.at(0), 0) << "cleared";
+}
+
+// Norm and check in one pass, of gradients as unscaling would leave them.
+TEST_F(GradientKernels, InspectionFindsWhatTheCpuFinds) {
+  for (const double bad : {1.0, infinity, -infinity, std::nan("")})
+    for (const bool scaled : {false, true})
+      for (const bool with_norm : {false, true}) {
+        std::vector<double> norms, found;
+        expect_same_gradients("inspection", bad, [&](std::span<const kernel::GradItem> items, Device device) {
+          const Tensor norm = with_norm ? zeros({1}, {.dtype = DType::f64, .device = device}) : Tensor(),
+                       found_inf = full({1}, 7, {.device = device});
+          kernel::inspect_gradients(items, scaled ? full({1}, 3, {.device = device}) : Tensor(), norm, found_inf);
+          norms.push_back(with_norm ? norm.at(0) : 0);
+          found.push_back(found_inf.at(0));
+        });
+        for (const double flag : found) EXPECT_EQ(flag, std::isfinite(bad) ? 0 : 1);
+        if (!std::isfinite(bad)) continue;
+        EXPECT_NEAR(norms[1], norms[0], norms[0] * 4e5 * 0x1p-53);
+        EXPECT_EQ(norms[0] > 0, with_norm);
+      }
+  // What is read is what unscale writes, for gradients that are not rounded to 16 bits on the way.
+  const Both x(randn({20'001}), gpu);
+  const Tensor scale = full({1}, 3, {.device = gpu}), norm = empty({1}, {.dtype = DType::f64, .device = gpu}), after = empty_like(norm);
+  const kernel::GradItem items[] = {{x.there}};
+  kernel::inspect_gradients(items, scale, norm, {});
+  kernel::unscale(items, scale, zeros({1}, {.device = gpu}));
+  kernel::inspect_gradients(items, {}, after, {});
+  expect_same_bits(norm, after, "norm of unscaled gradients");
+}
+
+TEST_F(GradientKernels, TheirFactorHasTheCpusBits) {
+  for (const double scale : {0.0, 3.0, 65536.0})  // 0: none
+    for (const double norm : {-1.0, 0.5, 7.3, 1e30, infinity, std::nan("")}) {  // -1: none
+      const auto factor = [&](Device device) {
+        const Tensor out = empty({1}, {.dtype = DType::f64, .device = device});
+        kernel::gradient_scale(out, scale > 0 ? full({1}, scale, {.device = device}) : Tensor(),
+                               norm >= 0 || norm != norm ? full({1}, norm, {.device = device}) : Tensor(), 2.5);
+        return out.at(0);
+      };
+      const double inverse = scale > 0 ? static_cast<double>(static_cast<float>(1 / scale)) : 1;
+      const double rounded = static_cast<double>(static_cast<float>(norm));
+      const double expected = inverse * (norm > 2.5 ? 2.5 / (rounded + 1e-6) : norm != norm ? norm : 1);
+      for (const double got : {factor(Device{}), factor(gpu)}) {
+        EXPECT_TRUE(got == expected || (norm != norm && got != got)) << scale << " " << norm << ": " << got;
+      }
+    }
 }
 
 TEST_F(GradientKernels, PartsOfAStep) {

@@ -53,6 +53,38 @@ TEST_P(TrainingStep, APlantedReadIsSeen) {
   EXPECT_GE(used.bytes_to_host, sizeof(float));
 }
 
+// Of six parameters with f32 gradients, unscaled where the mode scales the loss, and clipped.
+class EndOfAStep : public SimulatedDevice, public ::testing::WithParamInterface<Mode> {};
+
+TEST_P(EndOfAStep, ReadsGradientsTwiceAndWritesThemNever) {
+  constexpr std::int64_t each = 50'000;
+  Tensors params;
+  for (int i = 0; i < 6; ++i) params.push_back(randn({each}).to(gpu).clone().requires_grad_());
+  optim::AdamW adamw(params);
+  amp::GradScaler scaler({.init_scale = 1024, .enabled = GetParam() == Mode::fp16});
+  for (Tensor param : params) param.set_grad((randn({each}) * 1024.0).to(gpu).clone());
+  simt::Counters before, after;
+  for (int t = 0; t < 2; ++t) {  // the first makes the optimizer's state
+    synchronize(gpu);
+    before = simulator->counters();
+    scaler.step(adamw, {.max_norm = 1});
+    synchronize(gpu);
+    after = simulator->counters();
+    scaler.update();
+  }
+  EXPECT_EQ(after.launches - before.launches, 5U);
+  EXPECT_EQ(after.memsets - before.memsets, 0U);
+  if (after.kernel_bytes_read == before.kernel_bytes_read) GTEST_SKIP() << "only checked kernels count bytes";
+  const double unit = 6 * each * sizeof(float);  // one pass over f32
+  const double read = static_cast<double>(after.kernel_bytes_read - before.kernel_bytes_read) / unit,
+               written = static_cast<double>(after.kernel_bytes_written - before.kernel_bytes_written) / unit;
+  std::printf("  simulated device: the end of a step reads %.3f and writes %.3f times its gradients' size\n", read, written);
+  EXPECT_GE(read, 5.0) << "gradients twice, parameters and two moments";
+  EXPECT_LE(read, 5.02) << "and factors per block";
+  EXPECT_GE(written, 3.0);
+  EXPECT_LE(written, 3.02);
+}
+
 // Launches of one more layer of a GPT, forward and backward: where gradients are overwritten, as after zero_grad(), and
 // where they are added to those of an earlier batch. An optimizer step comes before, so that every weight is new.
 class GptLayer : public SimulatedDevice, public ::testing::WithParamInterface<Mode> {
@@ -220,6 +252,7 @@ TEST_P(FailingStep, AnyCallMayFail) {
 
 constexpr auto mode_name = [](const auto& p) { return name_of(p.param); };
 INSTANTIATE_TEST_SUITE_P(, TrainingStep, ::testing::ValuesIn(all_modes), mode_name);
+INSTANTIATE_TEST_SUITE_P(, EndOfAStep, ::testing::Values(Mode::fp32, Mode::fp16), mode_name);
 INSTANTIATE_TEST_SUITE_P(, GptLayer, ::testing::Values(Mode::fp32, Mode::bf16, Mode::fp16), mode_name);
 INSTANTIATE_TEST_SUITE_P(, FailingStep, ::testing::Values(Mode::fp32, Mode::fp16, Mode::fp8_delayed), mode_name);
 

@@ -41,9 +41,7 @@ TEST_F(DeviceStep, DataParallelWaitsForNothing) {
   expect_no_waits([&] {
     const amp::Autocast autocast(DType::f16);
     scaler.scale(cross_entropy(model(x), y)).backward();
-    scaler.unscale_(optimizer);
-    optim::clip_grad_norm_(model.parameters(), 1);
-    scaler.step(optimizer);
+    scaler.step(optimizer, {.max_norm = 1});
     scaler.update();
     optimizer.zero_grad();
   });
@@ -56,8 +54,7 @@ TEST_F(DeviceStep, ShardedOptimizerWaitsForNothing) {
   const auto optimizer = dist::shard<optim::AdamW>(parallel, optim::AdamWOptions{.lr = 1e-3});
   expect_no_waits([&] {
     for (std::int64_t i = 0; i < parallel.reducer()->passes(); ++i) cross_entropy(model(x), y).backward();
-    optimizer->clip_grad_norm_(1);
-    optimizer->step();
+    optim::clipped_step(*optimizer, 1);
     optimizer->zero_grad();
   });
 }

@@ -48,12 +48,8 @@ class Trainer {
         scaler_.scale(loss).backward();
       }
       for (optim::ParamGroup& g : optimizer_->param_groups()) g.lr = adamw.lr / static_cast<double>(s + 1);
-      if (clip_norm > 0) {
-        scaler_.unscale_(*optimizer_);
-        if (auto* own = dynamic_cast<dist::ShardedOptimizer*>(optimizer_.get())) norm = own->clip_grad_norm_(clip_norm).item<double>();
-        else norm = optim::clip_grad_norm_(model_.parameters(), clip_norm).item<double>();
-      }
-      scaler_.step(*optimizer_);
+      const Tensor before = scaler_.step(*optimizer_, {.max_norm = clip_norm});
+      if (before) norm = before.item<double>();
       scaler_.update();
       optimizer_->zero_grad();
     }

@@ -109,7 +109,7 @@ Watches watch_all(DeviceType device) {
   watches.add<kernel::cross_entropy>();
   watches.add<kernel::cross_entropy_backward>();
   watches.add<kernel::adam>();
-  watches.add<kernel::global_norm>();
+  watches.add<kernel::inspect_gradients>();
   watches.add<kernel::unscale>(2);
   watches.add<kernel::clip_by_norm>(2);
   watches.add<kernel::copy>();
@@ -134,11 +134,11 @@ std::string family_of(const std::string& kernel) {
   if (starts("matmul")) return "matrix products";
   if (starts("attention")) return "attention";
   if (starts("gelu") || starts("relu") || starts("silu")) return "activations";
-  if (has("_norm") && !starts("global") && !starts("clip")) return "norms";
+  if (has("_norm") && !starts("clip")) return "norms";
   if (starts("cross_entropy")) return "cross-entropy";
   if (starts("embedding")) return "embeddings";
   if (starts("adam") || starts("sgd")) return "optimizer";
-  if (starts("global_norm") || starts("clip") || starts("unscale") || starts("loss_scale") || starts("multiply_by"))
+  if (starts("inspect_gradients") || starts("gradient_scale") || starts("clip") || starts("unscale") || starts("loss_scale") || starts("multiply_by"))
     return "clipping and loss scaling";
   if (starts("copy") || starts("fill")) return "casts and copies";
   if (starts("sum") || starts("add")) return "residuals and bias gradients";

@@ -56,8 +56,7 @@ Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)), device_(c
   model.to(device_);
   inputs_ = inputs_.to(device_);
   targets_ = targets_.to(device_);
-  parameters_ = model.parameters();
-  optimizer_ = std::make_unique<optim::AdamW>(parameters_, optim::AdamWOptions{.lr = 1e-4});
+  optimizer_ = std::make_unique<optim::AdamW>(model.parameters(), optim::AdamWOptions{.lr = 1e-4});
   scaler_ = std::make_unique<amp::GradScaler>(amp::GradScalerOptions{.enabled = autocast_ == DType::f16});
 }
 
@@ -68,9 +67,7 @@ double Step::operator()() {
     loss_ = gpt_ ? gpt_->loss(inputs_, targets_) : cross_entropy((*mlp_)(inputs_), targets_);
   }
   scaler_->scale(loss_).backward();
-  scaler_->unscale_(*optimizer_);
-  optim::clip_grad_norm_(parameters_, 1.0);
-  scaler_->step(*optimizer_);
+  scaler_->step(*optimizer_, {.max_norm = 1.0});
   scaler_->update();
   optimizer_->zero_grad();
   loss_ = loss_.detach();

@@ -40,7 +40,6 @@ class Step {
   std::unique_ptr<binade::nn::Sequential> mlp_;
   std::unique_ptr<binade::nn::GPT> gpt_;
   binade::Tensor inputs_, targets_, loss_;
-  binade::Tensors parameters_;
   std::unique_ptr<binade::optim::AdamW> optimizer_;
   std::unique_ptr<binade::amp::GradScaler> scaler_;
 };
