@@ -80,7 +80,8 @@ TEST_P(EndOfAStep, ReadsGradientsTwiceAndWritesThemNever) {
                written = static_cast<double>(after.kernel_bytes_written - before.kernel_bytes_written) / unit;
   std::printf("  simulated device: the end of a step reads %.3f and writes %.3f times its gradients' size\n", read, written);
   EXPECT_GE(read, 5.0) << "gradients twice, parameters and two moments";
-  EXPECT_LE(read, 5.02) << "and factors per block";
+  // Each thread reads the step's factors, 64 bytes, for 32 elements or the end of a tensor. Another pass would be 6.
+  EXPECT_LE(read, 5.6);
   EXPECT_GE(written, 3.0);
   EXPECT_LE(written, 3.02);
 }
