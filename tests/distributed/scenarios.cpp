@@ -49,16 +49,20 @@ void train_until(const std::string& scenario) {
   const auto group = dist::init({.timeout = timeout, .device = test_device()});
   nn::Sequential model(nn::Linear(64, 256), nn::ReLU(), nn::Linear(256, 8));
   model.to(group->device());
+  bool ends = false;
+  const Tensors parameters = model.parameters();
+  for (std::size_t i = 2; i < 4; ++i) {  // the last layer's, the first to get gradients; before DataParallel's own hooks:
+    Tensor last = parameters[i];         // no bucket is full yet, none of this step's collectives has begun
+    last.register_hook([&](const Tensor&) -> Tensor {
+      if (!ends) return {};
+      if (scenario == "killed in backward") std::raise(SIGKILL);
+      if (scenario == "stopped in backward") std::raise(SIGSTOP);
+      fail({"backward broke"});
+    });
+  }
   const dist::DataParallel parallel(model, {.group = group, .first_bucket_bytes = 1024, .bucket_bytes = 4096});
   for (int step = 1; step <= 6; ++step) {
-    if (step == 4 && group->rank() == 1) {
-      Tensor last = model.parameters().back();  // the first to get its gradient: no bucket is full yet
-      last.register_hook([&](const Tensor&) -> Tensor {
-        if (scenario == "killed in backward") std::raise(SIGKILL);
-        if (scenario == "stopped in backward") std::raise(SIGSTOP);
-        fail({"backward broke"});
-      });
-    }
+    ends = step == 4 && group->rank() == 1;
     mean(model(randn({16, 64}).to(group->device()))).backward();
     model.zero_grad();
   }
