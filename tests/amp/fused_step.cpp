@@ -10,6 +10,7 @@
 #include "binade/core/optim/clip.h"
 #include "binade/core/optim/optimizers.h"
 #include "binade/core/tensor/tensor_impl.h"
+#include "binade/ops/ops.h"
 #include "binade/tests/core/expect_error.h"
 #include "binade/tests/core/test_device.h"
 
