@@ -11,9 +11,8 @@ inline void update_running(const TensorView& running, const TensorView& value, d
   kernel::add_into(value, running, weight);
 }
 
-inline void batch_norm_training_by_parts(const TensorView& x, const TensorView& weight, const TensorView& bias,
-                                         const TensorView& y, const TensorView& mean, const TensorView& rstd,
-                                         const kernel::BatchNormTraining& training) {
+inline void batch_norm_training_by_parts(TensorView x, TensorView weight, TensorView bias, TensorView y, TensorView mean,
+                                         TensorView rstd, kernel::BatchNormTraining training) {
   const Scratch memory(static_cast<std::size_t>(x.size(1) * size_of(mean.dtype)), x.device);
   TensorView var = mean;
   var.data = memory.as<std::byte>();

@@ -13,6 +13,7 @@
 #include "binade/core/base/error.h"
 #include "binade/core/io/atomic_file.h"
 #include "binade/cuda/libs/cublaslt_functions.h"
+#include "binade/cuda/libs/fnv1a.h"
 
 namespace binade::cuda {
 
@@ -30,11 +31,7 @@ std::string hexadecimal(std::uint64_t word) {
   return text;
 }
 
-std::string checksum(const std::string& text) {  // FNV-1a: a byte that changed on disk shows
-  std::uint64_t hash = 0xcbf29ce484222325ULL;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
-  return hexadecimal(hash);
-}
+std::string checksum(const std::string& text) { return hexadecimal(fnv1a(text)); }  // a byte that changed on disk shows
 
 json words_of(const cublasLtMatmulAlgo_t& algorithm) {
   json list = json::array();

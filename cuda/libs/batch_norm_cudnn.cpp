@@ -20,12 +20,6 @@ std::string_view why_not(std::initializer_list<TensorView> images, std::initiali
   }
   return {};
 }
-PlanTensor per_channel(const TensorView& x) {
-  TensorView channels = x;
-  channels.shape = {1, x.size(0), 1, 1};
-  channels.strides = {0, x.stride(0), 0, 0};
-  return plan_tensor(channels);
-}
 
 bool forward_by_plan(const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& y,
                      const TensorView& mean, const TensorView& rstd, const kernel::BatchNormTraining& t) {
@@ -37,7 +31,7 @@ bool forward_by_plan(const TensorView& x, const TensorView& weight, const Tensor
     trace_own_kernels("batch_norm", x.device, reason);
     return false;
   }
-  const PlanTensor channels = per_channel(mean), absent;
+  const PlanTensor channels = plan_tensor_of_channels(mean), absent;
   BatchNormForward spec{plan_tensor(x), channels, channels, absent, absent, plan_tensor(y),
                         channels,       channels, absent,   absent, t.eps,  t.momentum};
   std::vector<void*> pointers{x.data, weight.data, bias.data};
@@ -77,7 +71,7 @@ void batch_norm_backward(TensorView x, TensorView mean, TensorView rstd, TensorV
   if (!reason.empty()) {
     trace_own_kernels("batch_norm_backward", x.device, reason);
   } else {
-    const PlanTensor channels = per_channel(mean);
+    const PlanTensor channels = plan_tensor_of_channels(mean);
     const BatchNormBackward spec{plan_tensor(dy), plan_tensor(x),  channels, channels,
                                  channels,        plan_tensor(dx), channels, channels};
     void* const pointers[] = {dy.data, x.data, weight.data, mean.data, rstd.data, dx.data, dweight.data, dbias.data};

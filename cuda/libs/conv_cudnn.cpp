@@ -24,14 +24,9 @@ bool done_by_plan(std::string_view op, std::initializer_list<TensorView> tensors
 }
 
 void conv2d(TensorView x, TensorView weight, TensorView bias, TensorView y, kernel::ConvOptions options) {
-  TensorView channels = bias;  // [1, c_out, 1, 1]
-  if (bias) {
-    channels.shape = {1, bias.size(0), 1, 1};
-    channels.strides = {0, bias.stride(0), 0, 0};
-  }
   const auto done = [&](std::string_view op, bool relu) {
     const auto spec = [&] {
-      return ConvForward{plan_tensor(x), plan_tensor(weight), bias ? plan_tensor(channels) : PlanTensor{},
+      return ConvForward{plan_tensor(x), plan_tensor(weight), bias ? plan_tensor_of_channels(bias) : PlanTensor{},
                          plan_tensor(y), geometry(options),   relu};
     };
     return bias ? done_by_plan(op, {x, weight, bias, y}, spec, {x.data, weight.data, bias.data, y.data})

@@ -12,6 +12,7 @@
 #include "binade/core/backend/trace.h"
 #include "binade/core/base/error.h"
 #include "binade/core/io/atomic_file.h"
+#include "binade/cuda/libs/fnv1a.h"
 #include "binade/cuda/runtime/context.h"
 
 namespace binade::cuda {
@@ -29,12 +30,6 @@ std::string text_of(const PlanTensor& x) {
 }
 
 // ---- plans on disk: a file per plan, whose first part is the key, for names are only a hash of it
-
-std::uint64_t fnv1a(std::string_view text) {
-  std::uint64_t hash = 0xcbf29ce484222325ULL;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
-  return hash;
-}
 
 class PlanFile {
  public:
@@ -120,6 +115,12 @@ PlanTensor plan_tensor(const TensorView& x) {
     gapless = tensor.dims[i] * tensor.strides[i];
   }
   return tensor;
+}
+PlanTensor plan_tensor_of_channels(const TensorView& x) {
+  TensorView channels = x;
+  channels.shape = {1, x.size(0), 1, 1};
+  channels.strides = {0, x.stride(0), 0, 0};
+  return plan_tensor(channels);
 }
 
 std::vector<NamedTensor> tensors_of(const PlanSpec& spec) {

@@ -27,6 +27,7 @@ struct PlanTensor {
 // A view of at most four dims; fewer are filled up with ones at the end. Strides of dims of size 1 are made what they
 // would be without gaps, so that equal calls have equal specifications.
 PlanTensor plan_tensor(const TensorView& x);
+PlanTensor plan_tensor_of_channels(const TensorView& x);  // a vector [c] as [1, c, 1, 1]
 
 // Attention as kernels.h defines it, without mask and dropout: operands [batch, heads, time, d] of one 16-bit dtype, k
 // and v with fewer heads where shared by groups of q's; lse [batch, heads, time_q, 1] f32, natural logarithm.

@@ -8,6 +8,7 @@
 #include "binade/cuda/runtime/check.h"
 #include "binade/cuda/runtime/communicator.h"
 #include "binade/cuda/runtime/context.h"
+#include "binade/cuda/runtime/gpu.h"
 #include "binade/cuda/runtime/graph.h"
 #include "binade/cuda/runtime/marks.h"
 #include "binade/cuda/runtime/probe.h"
@@ -46,8 +47,6 @@ void probe(ProbeResult& result) noexcept {
     std::snprintf(result.text, sizeof result.text, "%s", error.what());
   }
 }
-
-Device gpu(int index) { return {DeviceType::cuda, index}; }
 
 void describe(int device, char* text, std::size_t size) {
   cudaDeviceProp p;

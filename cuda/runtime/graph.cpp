@@ -7,12 +7,11 @@
 #include "binade/core/base/error.h"
 #include "binade/cuda/runtime/check.h"
 #include "binade/cuda/runtime/context.h"
+#include "binade/cuda/runtime/gpu.h"
 
 namespace binade::cuda {
 
 namespace {
-
-Device gpu(int index) { return {DeviceType::cuda, index}; }
 
 struct StepGraph {
   cudaGraphExec_t executable = nullptr;

@@ -8,12 +8,11 @@
 #include "binade/core/base/error.h"
 #include "binade/cuda/runtime/check.h"
 #include "binade/cuda/runtime/context.h"
+#include "binade/cuda/runtime/gpu.h"
 
 namespace binade::cuda {
 
 namespace {
-
-Device gpu(int index) { return {DeviceType::cuda, index}; }
 
 struct Marks {
   std::vector<cudaEvent_t> events;  // made when they are needed, and kept

@@ -1,5 +1,6 @@
 // layer_norm, rms_norm and batch_norm with gradients. With xhat = (x - mean) rstd and g = dy weight, all three have
 // dx = rstd (g - mean(g) - xhat mean(g xhat)), without the first mean for rms_norm.
+#include "binade/core/backend/batch_norm_parts.h"
 #include "binade/core/backend/kernels.h"
 #include "binade/ops/cpu/row_math.h"
 #include "binade/ops/cpu/threads.h"
@@ -252,6 +253,7 @@ void provide_norm() {
   kernel::rms_norm_backward.provide(DeviceType::cpu, rms_norm_backward);
   kernel::batch_norm_statistics.provide(DeviceType::cpu, batch_norm_statistics);
   kernel::batch_norm.provide(DeviceType::cpu, batch_norm);
+  kernel::batch_norm_training.provide(DeviceType::cpu, batch_norm_training_by_parts);
   kernel::batch_norm_backward.provide(DeviceType::cpu, batch_norm_backward);
 }
 

@@ -8,8 +8,7 @@
 
 #include "binade/core/backend/graphed_step.h"
 #include "binade/core/backend/trace.h"
-#include "binade/tests/cuda/simulated.h"
-#include "binade/tests/cuda/traced.h"
+#include "binade/tests/cuda/cudnn.h"
 
 namespace binade::test {
 
@@ -21,15 +20,7 @@ Tensor attend(const Tensors& in, SdpaOptions options = {}) {
 
 using cuda::GraphedStep;
 
-class CudnnDispatch : public SimulatedDevice {
- protected:
-  // How many library calls the function and its gradients made in f16.
-  std::uint64_t library_calls(const Function& function, const Tensors& inputs, DType dtype = DType::f16) {
-    const std::uint64_t before = simulator->counters().library_launches;
-    outcome(function, inputs, gpu, dtype);
-    return simulator->counters().library_launches - before;
-  }
-};
+class CudnnDispatch : public CudnnTest {};
 
 struct AttentionCase {
   const char* name;
@@ -75,17 +66,7 @@ TEST_F(CudnnDispatch, PackedAndTransposedViewsGoInAsTheyLie) {
 TEST_F(CudnnDispatch, ForwardAndBackwardMayTakeDifferentRoads) {  // they agree on the logsumexp
   manual_seed(13);
   const Tensors inputs{randn({1, 2, 19, 16}), randn({1, 2, 19, 16}), randn({1, 2, 19, 16})};
-  for (const bool own_forward : {true, false}) {
-    const Function function = [&](const Tensors& in) {
-      setenv("BINADE_CUDNN", own_forward ? "0" : "1", 1);
-      const Tensor y = attend(in, {.is_causal = true});
-      setenv("BINADE_CUDNN", own_forward ? "1" : "0", 1);
-      return y;
-    };
-    EXPECT_EQ(library_calls(function, inputs), 1U);
-    expect_close(function, inputs, DType::bf16, 38, own_forward ? "own forward" : "own backward", gpu);
-  }
-  unsetenv("BINADE_CUDNN");
+  expect_different_roads([](const Tensors& in) { return attend(in, {.is_causal = true}); }, inputs, DType::bf16, 38);
 }
 
 TEST_F(CudnnDispatch, WhatPlansCannotDoGoesToOwnKernelsWithTheReason) {
@@ -97,12 +78,7 @@ TEST_F(CudnnDispatch, WhatPlansCannotDoGoesToOwnKernelsWithTheReason) {
   masked.push_back(randn({9, 9}));
   const auto expect_own = [&](const std::string& reason, const Tensors& in, SdpaOptions options = {},
                               DType dtype = DType::f16) {
-    const Function function = [&](const Tensors& x) { return attend(x, options); };
-    std::uint64_t calls = 0;
-    const std::string lines = traced([&] { calls = library_calls(function, in, dtype); });
-    EXPECT_EQ(calls, 0U) << reason;
-    EXPECT_TRUE(contains(lines, "binade: dispatch: attention on cuda:0: own kernels: " + reason)) << lines;
-    EXPECT_TRUE(contains(lines, "attention_backward on cuda:0: own kernels: " + reason)) << lines;
+    expect_own_kernels("attention", reason, [&](const Tensors& x) { return attend(x, options); }, in, dtype);
   };
   expect_own("d is not a multiple of 8", inputs(12));
   expect_own("d is not a multiple of 8 up to 256", inputs(4));

@@ -3,8 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "binade/core/backend/graphed_step.h"
-#include "binade/tests/cuda/simulated.h"
-#include "binade/tests/cuda/traced.h"
+#include "binade/tests/cuda/cudnn.h"
 
 namespace binade::test {
 
@@ -31,20 +30,11 @@ Tensors inputs_of(const Shape& shape) {
   return {randn(shape), randn({shape[1]}), randn({shape[1]})};
 }
 
-class CudnnBatchNorm : public SimulatedDevice {
+class CudnnBatchNorm : public CudnnTest {
  protected:
-  std::uint64_t library_calls(const Function& function, const Tensors& inputs, DType dtype = DType::f16) {
-    const std::uint64_t before = simulator->counters().library_launches;
-    outcome(function, inputs, gpu, dtype);
-    return simulator->counters().library_launches - before;
-  }
   void expect_own(const std::string& reason, const Function& function, const Tensors& inputs,
                   DType dtype = DType::f16) {
-    std::uint64_t calls = 0;
-    const std::string lines = traced([&] { calls = library_calls(function, inputs, dtype); });
-    EXPECT_EQ(calls, 0U) << reason;
-    EXPECT_TRUE(contains(lines, "batch_norm on cuda:0: own kernels: " + reason)) << lines;
-    EXPECT_TRUE(contains(lines, "batch_norm_backward on cuda:0: own kernels: " + reason)) << lines;
+    expect_own_kernels("batch_norm", reason, function, inputs, dtype);
   }
 };
 
@@ -89,18 +79,7 @@ TEST_F(CudnnBatchNorm, RunningStatisticsFollowTheCpus) {
 }
 
 TEST_F(CudnnBatchNorm, ForwardAndBackwardMayTakeDifferentRoads) {  // they agree on mean and rstd
-  const Tensors inputs = inputs_of({4, 8, 15});
-  for (const bool own_forward : {true, false}) {
-    const Function function = [&](const Tensors& in) {
-      setenv("BINADE_CUDNN", own_forward ? "0" : "1", 1);
-      const Tensor y = batch_norm_of(true)(in);
-      setenv("BINADE_CUDNN", own_forward ? "1" : "0", 1);
-      return y;
-    };
-    EXPECT_EQ(library_calls(function, inputs), 1U);
-    expect_close(function, inputs, DType::f32, 60, own_forward ? "own forward" : "own backward", gpu);
-  }
-  unsetenv("BINADE_CUDNN");
+  expect_different_roads(batch_norm_of(true), inputs_of({4, 8, 15}), DType::f32, 60);
 }
 
 TEST_F(CudnnBatchNorm, WhatPlansCannotDoGoesToOwnKernelsWithTheReason) {
