@@ -98,8 +98,7 @@ struct Conv2d : Convolution {
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     const Tensor x = saved[0], weight = saved[1];
-    const Tensor pre = options.activation == Activation::none ? Tensor() : saved[2];
-    const Tensor dpre = activated_backward(options.activation, pre, dy);
+    const Tensor dpre = activated_backward(options.activation, saved, 2, dy);
     if (out.wanted(0)) {
       const Tensor dx = empty(x.spec(), x.device());
       kernel::conv2d_backward_data(dpre, weight, dx, kernel_options());

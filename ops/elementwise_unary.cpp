@@ -72,7 +72,7 @@ struct Unary final : Op {
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     if (!out.wanted(0)) return;
     const Tensor x = saved[0];
-    Tensor dx = empty(x.spec(), x.device());
+    const Tensor dx = saved.place_for_gradient(0);
     kernel::unary_backward<Formula>(x, dy, dx, args);
     out.put(0, dx);
   }

@@ -102,8 +102,7 @@ struct Fp8Linear : Op {
 
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     const Quantized x{saved[0], saved[1]}, weight{saved[2], saved[3]};
-    const Tensor pre = options.activation == Activation::none ? Tensor() : saved[4];
-    const Tensor dpre = activated_backward(options.activation, pre, contiguous_values(dy));
+    const Tensor dpre = activated_backward(options.activation, saved, 4, contiguous_values(dy));
     const TensorView rows_dpre = matrix_rows(dpre, dpre.size(-1));
     const bool per_tensor = !blocks() && (out.wanted(0) || out.wanted(1));
     const Quantized shared = per_tensor ? quantize(rows_dpre, dy_role) : Quantized{};

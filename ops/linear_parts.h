@@ -42,13 +42,14 @@ void with_formula(Activation activation, const Body& body) {
     case Activation::silu: return body.template operator()<formulas::Silu>();
   }
 }
-// y = activation(pre), and its gradient, all in pre's dtype; for `none` nothing is written, or dy itself returned.
+// y = activation(pre), and its gradient, all in pre's dtype; for `none` nothing is written, or dy itself returned. `pre` is
+// the saved tensor number `which`.
 inline void activate(Activation activation, const Tensor& pre, const Tensor& y) {
   with_formula(activation, [&]<class F> { kernel::unary_forward<F>(pre, y, {}); });
 }
-inline Tensor activated_backward(Activation activation, const Tensor& pre, const Tensor& dy) {
+inline Tensor activated_backward(Activation activation, const Saved& saved, std::size_t which, const Tensor& dy) {
   if (activation == Activation::none) return dy;
-  const Tensor dpre = empty_like(pre);
+  const Tensor pre = saved[which], dpre = saved.place_for_gradient(which);
   with_formula(activation, [&]<class F> { kernel::unary_backward<F>(pre, dy, dpre, {}); });
   return dpre;
 }

@@ -92,7 +92,7 @@ struct CrossEntropy : Op {
       per_row.shape = {targets.numel()};
       per_row.strides = {0};
     }
-    Tensor dlogits = empty(logits.spec(), logits.device());
+    const Tensor dlogits = saved.place_for_gradient(0);
     kernel::cross_entropy_backward(as_rows(logits, logits.size(-1)), as_line(targets), lse, per_row,
                                    as_rows(dlogits, logits.size(-1)), kernel_options());
     out.put(0, dlogits);

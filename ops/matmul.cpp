@@ -174,8 +174,7 @@ struct Linear : Op {
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     const Tensor x = saved[0], weight = saved[1];
-    const Tensor pre = activation == Activation::none ? Tensor() : saved[2];
-    const Tensor dpre = activated_backward(activation, pre, contiguous_values(dy));
+    const Tensor dpre = activated_backward(activation, saved, 2, contiguous_values(dy));
     const TensorView rows_x = matrix_rows(x, weight.size(1)), rows_dpre = matrix_rows(dpre, weight.size(0));
     if (out.wanted(0)) {
       const auto [dx, accumulate] = out.target(0);

@@ -222,6 +222,7 @@ class Pass {
         if (Tensor replaced = hook(dy)) dy = replaced;
       for (Observer* observer : detail::observers()) observer->on_backward(*node.op, dy);
       Delivery delivery(node, late_);
+      node.saved.set_last_use(!retain_);
       node.op->backward(node.saved, dy, delivery);
       delivery.finish(dy);
     }

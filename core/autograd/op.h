@@ -25,8 +25,12 @@ class Saved {
   explicit Saved(std::string_view owner = "operation") : owner_(owner) {}  // named in errors
   void save(const Tensor& x);                     // undefined tensors are allowed
   Tensor operator[](std::size_t i) const;         // throws when the tensor was changed in place since
+  // A place for a gradient of that tensor, contiguous: its own memory where nobody will read it again, else new memory.
+  // Kernels that read and write element by element then touch a third less memory.
+  Tensor place_for_gradient(std::size_t i) const;
   std::size_t size() const { return items_.size(); }
   void clear() { items_.clear(); }
+  void set_last_use(bool last) { last_use_ = last; }  // backward will not come again
 
  private:
   struct Item {
@@ -35,6 +39,7 @@ class Saved {
   };
   std::string_view owner_;
   std::vector<Item> items_;
+  bool last_use_ = false;
 };
 
 // Where backward delivers. Gradients nobody wants can be skipped; a gradient may have any floating dtype and is

@@ -157,4 +157,12 @@ Tensor Saved::operator[](std::size_t i) const {
   return item.tensor;
 }
 
+Tensor Saved::place_for_gradient(std::size_t i) const {
+  const Tensor x = (*this)[i];
+  // save() made a handle of its own: one owner of the memory means that nobody else can see it.
+  if (!last_use_ || x.impl()->storage.use_count() != 1 || !x.is_contiguous()) return empty(x.spec(), x.device());
+  bump_version(x);  // if this pass fails now, the next one must not take the gradient for the value
+  return x;
+}
+
 }  // namespace binade
