@@ -51,7 +51,13 @@ run_tests() {
 
 mkdir -p build
 build release tests
+python3 scripts/cuda_coverage.py --clear
 run_tests release
+if compgen -G "build/release/device_sim/libbinade_cuda_sim_fast.so" >/dev/null; then
+  step "lines of cuda/ executed by these tests (the table: build/release/cuda_coverage.txt)"
+  python3 scripts/cuda_coverage.py >build/release/cuda_coverage.txt || failed=1
+  tail -n 2 build/release/cuda_coverage.txt
+fi
 summarised=build/release
 if [ -n "$sanitized" ]; then
   targets=() labels=""

@@ -10,9 +10,18 @@
 
 namespace binade {
 
-namespace cpu {
-void provide_kernels();  // ops/cpu, gathered by the build
+namespace cpu {  // ops/cpu
+void provide_kernels();  // gathered by the build
+void limit_instruction_set();
+std::string instruction_set();
+}  // namespace cpu
+
+namespace {
+void load_cpu() {
+  cpu::limit_instruction_set();
+  cpu::provide_kernels();
 }
+}  // namespace
 
 std::string to_text(DeviceType type) { return type == DeviceType::cpu ? "cpu" : "cuda"; }
 std::string to_text(Device device) {
@@ -22,12 +31,7 @@ std::string to_text(Device device) {
 bool cuda_available() { return cuda_backend().functions != nullptr; }
 std::string cuda_status() { return cuda_backend().text; }
 
-// CUDA is not chosen by itself while its backend has no optimizer kernels (docs/gpu_truth.md); asked for, it is used.
-Device default_device() {
-  if (!cuda_available()) return {};
-  load_backend(DeviceType::cuda);
-  return kernel::adam.function(DeviceType::cuda) ? Device{DeviceType::cuda, 0} : Device{};
-}
+Device default_device() { return cuda_available() ? Device{DeviceType::cuda, 0} : Device{}; }
 
 Device device_from_name(std::string_view text) {
   if (text == "cpu") return {};
@@ -60,13 +64,15 @@ std::string device_description(Device device) {
     model = line.substr(line.find(':') + 2);
     break;
   }
-  return model + ", " + std::to_string(std::thread::hardware_concurrency()) + " hardware threads";
+  load_backend(DeviceType::cpu);
+  return model + ", " + std::to_string(std::thread::hardware_concurrency()) + " hardware threads, " +
+         cpu::instruction_set() + " kernels";
 }
 
 void load_backend(DeviceType device) {
   static std::once_flag once[device_types];
   std::call_once(once[static_cast<std::size_t>(device)],
-                 device == DeviceType::cpu ? cpu::provide_kernels : required_cuda_backend().provide_kernels);
+                 device == DeviceType::cpu ? load_cpu : required_cuda_backend().provide_kernels);
 }
 
 }  // namespace binade

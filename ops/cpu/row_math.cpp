@@ -32,35 +32,43 @@ HWY_INLINE void store_end(V v, float* y, std::size_t left) {
   hn::Store(v, d, room);
   for (std::size_t i = 0; i < left; ++i) y[i] = room[i];
 }
+constexpr std::int64_t block = 2048;  // of a long row: what stays in the first cache while the next comes
 HWY_INLINE float total(V v) { return hn::GetLane(hn::SumOfLanes(D(), v)); }
 
-// body(load, store, i) for every vector of a row; `load(x, fill)` reads the vector at i, `store(v, y)` writes it.
-template <class Body>
-HWY_INLINE void for_row(std::int64_t count, const Body& body) {
+// Asks for the cache lines of `length` elements from ahead[i]: of what is read or written next, which after a row is mostly
+// the next one. So memory works while a row that is already in cache is computed with; otherwise one waits for the other.
+template <class... Ahead>
+HWY_INLINE void ask_for(std::size_t i, std::size_t length, const Ahead*... ahead) {
+  constexpr std::size_t line = 64 / sizeof(float);
+  for (std::size_t j = i; j < i + length; j += line) (hwy::Prefetch(ahead + j), ...);
+}
+
+// body(load, store) for every vector of a row; `load(x, fill)` reads the vector at i, `store(v, y)` writes it.
+template <class Body, class... Ahead>
+HWY_INLINE void for_row(std::int64_t count, const Body& body, const Ahead*... ahead) {
+  constexpr std::size_t unroll = 4;
   const D d;
   const std::size_t n = static_cast<std::size_t>(count), step = lanes();
   std::size_t i = 0;
-  for (; i + step <= n; i += step) {
-    body([&](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + i); },
-         [&](V v, float* y) HWY_ATTR { hn::StoreU(v, d, y + i); });
+  const auto at = [&](std::size_t j) HWY_ATTR {
+    body([&d, j](const float* x, float) HWY_ATTR { return hn::LoadU(d, x + j); },
+         [&d, j](V v, float* y) HWY_ATTR { hn::StoreU(v, d, y + j); });
+  };
+  for (; i + unroll * step <= n; i += unroll * step) {
+    ask_for(i, unroll * step, ahead...);
+    for (std::size_t k = 0; k < unroll; ++k) at(i + k * step);
   }
+  for (; i + step <= n; i += step) at(i);
   if (const std::size_t left = n - i; left != 0) {
     body([&](const float* x, float fill) HWY_ATTR { return load_end(x + i, left, fill); },
          [&](V v, float* y) HWY_ATTR { store_end(v, y + i, left); });
   }
 }
 
-// Asks for what is read next, a vector at a time: what follows a row is mostly the next one. So memory works while a
-// row that is already in cache is computed with; otherwise one waits for the other in turns.
-HWY_INLINE void ask_for(const float*& ahead) {
-  hwy::Prefetch(ahead);
-  ahead += lanes();
-}
-
 // body(load, store, sums[k]) for every vector of a row, four sets of partial sums in turns: rounding grows slowly and adds
 // do not wait for each other.
-template <class Sums, class Body>
-HWY_INLINE void for_row_with_sums(std::int64_t count, Sums (&sums)[4], const Body& body) {
+template <class Sums, class Body, class... Ahead>
+HWY_INLINE void for_row_with_sums(std::int64_t count, Sums (&sums)[4], const Body& body, const Ahead*... ahead) {
   const D d;
   const std::size_t n = static_cast<std::size_t>(count), step = lanes();
   std::size_t i = 0;
@@ -69,6 +77,7 @@ HWY_INLINE void for_row_with_sums(std::int64_t count, Sums (&sums)[4], const Bod
          [&d, j](V v, float* y) HWY_ATTR { hn::StoreU(v, d, y + j); }, to);
   };
   for (; i + 4 * step <= n; i += 4 * step) {
+    ask_for(i, 4 * step, ahead...);
     at(i, sums[0]);
     at(i + step, sums[1]);
     at(i + 2 * step, sums[2]);
@@ -82,14 +91,14 @@ HWY_INLINE void for_row_with_sums(std::int64_t count, Sums (&sums)[4], const Bod
 }
 
 // Sum over a row of term(i-th vectors).
-template <class Term>
-HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
+template <class Term, class... Ahead>
+HWY_INLINE float sum_row(std::int64_t count, const Term& term, const Ahead*... ahead) {
   struct Sum {
     V v;
   };
   const V zero = hn::Zero(D());
   Sum s[4] = {{zero}, {zero}, {zero}, {zero}};
-  for_row_with_sums(count, s, [&](const auto& load, const auto&, Sum& sum) HWY_ATTR { sum.v = hn::Add(sum.v, term(load)); });
+  for_row_with_sums(count, s, [&](const auto& load, const auto&, Sum& sum) HWY_ATTR { sum.v = hn::Add(sum.v, term(load)); }, ahead...);
   return total(hn::Add(hn::Add(s[0].v, s[1].v), hn::Add(s[2].v, s[3].v)));
 }
 
@@ -113,12 +122,11 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
 }
 [[gnu::flatten]] float Squares(const float* x, float mean, std::int64_t n) {
   const V m = hn::Set(D(), mean);
-  const float* ahead = x + n;
-  return sum_row(n, [&](const auto& load) HWY_ATTR {
-    ask_for(ahead);
+  const auto square = [&](const auto& load) HWY_ATTR {
     const V v = hn::Sub(load(x, mean), m);
     return hn::Mul(v, v);
-  });
+  };
+  return sum_row(n, square, x + n);
 }
 [[gnu::flatten]] double SquaresDouble(const float* x, std::int64_t count) {
   const hn::ScalableTag<double> dd;
@@ -154,20 +162,18 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term) {
   };
   const V s = hn::Set(d, shift), zero = hn::Zero(d), least = hn::Set(d, -HUGE_VALF);
   Sums part[4] = {{zero, least}, {zero, least}, {zero, least}, {zero, least}};
-  const float* ahead = x + n;
-  for_row_with_sums(n, part, [&](const auto& load, const auto&, Sums& sums) HWY_ATTR {
-    ask_for(ahead);
+  const auto add = [&](const auto& load, const auto&, Sums& sums) HWY_ATTR {
     const V v = load(x, -HUGE_VALF);
     sums.largest = hn::Max(sums.largest, v);
     sums.sum = hn::Add(sums.sum, exp_of(hn::Sub(v, s)));
-  });
+  };
+  for_row_with_sums(n, part, add, x + n);
   const V largest = hn::Max(hn::Max(part[0].largest, part[1].largest), hn::Max(part[2].largest, part[3].largest));
   const V sum = hn::Add(hn::Add(part[0].sum, part[1].sum), hn::Add(part[2].sum, part[3].sum));
   return {hn::GetLane(hn::MaxOfLanes(d, largest)), total(sum)};
 }
 // Block by block: one pass over a block unless it holds a new largest element, which few do.
 ExpSums MaxExpSum(const float* x, std::int64_t n) {
-  constexpr std::int64_t block = 2048;
   ExpSums all{-HUGE_VALF, 0};
   for (std::int64_t i = 0; i < n; i += block) {
     const std::int64_t count = std::min(block, n - i);
@@ -216,18 +222,20 @@ ExpSums MaxExpSum(const float* x, std::int64_t n) {
 [[gnu::flatten]] void ExpScale(const float* x, float shift, float a, float b, float* y, std::int64_t n) {
   const D d;
   const V s = hn::Set(d, shift), va = hn::Set(d, a), vb = hn::Set(d, b);
-  for_row(n, [&](const auto& load, const auto& store)
-                 HWY_ATTR { store(hn::MulAdd(exp_of(hn::Sub(load(x, 0), s)), va, vb), y); });
+  const auto scaled = [&](const auto& load, const auto& store)
+                          HWY_ATTR { store(hn::MulAdd(exp_of(hn::Sub(load(x, 0), s)), va, vb), y); };
+  for_row(n, scaled, x + block);
 }
 [[gnu::flatten]] void Normalize(const float* x, float mean, float rstd, const float* weight, const float* bias,
                                 float* y, std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd), zero = hn::Zero(d);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+  const auto normalize = [&](const auto& load, const auto& store) HWY_ATTR {
     const V xhat = hn::Mul(hn::Sub(load(x, 0), m), r);
     const V b = bias ? load(bias, 0) : zero;
     store(weight ? hn::MulAdd(xhat, load(weight, 0), b) : hn::Add(xhat, b), y);
-  });
+  };
+  for_row(n, normalize, y + n);
 }
 // All that a row adds to, in one pass; what is not wanted costs a branch that is always foreseen.
 [[gnu::flatten]] NormSums NormSumsOf(const float* x, const float* dy, float mean, float rstd, const float* weight,
@@ -239,17 +247,15 @@ ExpSums MaxExpSum(const float* x, std::int64_t n) {
   };
   const V zero = hn::Zero(d);
   Sums s[4] = {{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}};
-  const float *x_ahead = x + n, *dy_ahead = dy + n;
-  for_row_with_sums(n, s, [&](const auto& load, const auto& store, Sums& sums) HWY_ATTR {
-    ask_for(x_ahead);
-    ask_for(dy_ahead);
+  const auto add = [&](const auto& load, const auto& store, Sums& sums) HWY_ATTR {
     const V grad = load(dy, 0), centred = hn::Sub(load(x, mean), m);
     const V g = weight ? hn::Mul(grad, load(weight, 0)) : grad;
     sums.g = hn::Add(sums.g, g);
     sums.dot = hn::Add(sums.dot, hn::Mul(g, centred));
     if (dweight) store(hn::MulAdd(grad, hn::Mul(centred, r), load(dweight, 0)), dweight);
     if (dbias) store(hn::Add(grad, load(dbias, 0)), dbias);
-  });
+  };
+  for_row_with_sums(n, s, add, x + n, dy + n);
   const float g = total(hn::Add(hn::Add(s[0].g, s[1].g), hn::Add(s[2].g, s[3].g)));
   const float dot = total(hn::Add(hn::Add(s[0].dot, s[1].dot), hn::Add(s[2].dot, s[3].dot)));
   return {g, static_cast<double>(dot) * static_cast<double>(rstd)};
@@ -259,12 +265,13 @@ ExpSums MaxExpSum(const float* x, std::int64_t n) {
   const D d;
   const V m = hn::Set(d, mean), r = hn::Set(d, rstd), v1 = hn::Set(d, c1), v2 = hn::Set(d, c2), one = hn::Set(d, 1);
   const V s = hn::Set(d, scale);
-  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR {
+  const auto gradient = [&](const auto& load, const auto& store) HWY_ATTR {
     const V g = hn::MulSub(load(dy, 0), weight ? load(weight, 0) : one, v1);
     const V xhat = hn::Mul(hn::Sub(load(x, 0), m), r);
     const V grad = hn::Mul(s, hn::NegMulAdd(xhat, v2, g));
     store(add ? hn::Add(load(dx, 0), grad) : grad, dx);
-  });
+  };
+  for_row(n, gradient, dx + n);
 }
 
 }  // namespace binade::cpu::HWY_NAMESPACE

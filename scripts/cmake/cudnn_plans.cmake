@@ -17,6 +17,7 @@ list(APPEND plan_tests ${PROJECT_SOURCE_DIR}/cuda/libs/cudnn_plans.cpp
 add_executable(test_cudnn_plans ${plan_tests})
 binade_test_code(test_cudnn_plans)
 binade_add_cudnn_plans(test_cudnn_plans)
+binade_counted(test_cudnn_plans)
 target_include_directories(test_cudnn_plans SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 # Linked although nothing of it is called: cuDNN then finds it under the driver's name.
 target_link_options(test_cudnn_plans PRIVATE -Wl,--no-as-needed)

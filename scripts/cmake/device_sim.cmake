@@ -100,6 +100,10 @@ if(cuda_kernel_files AND cuda_host_files)
     target_compile_definitions(binade_cuda_sim_${flavour} PRIVATE BINADE_CUDA_ARCHITECTURES="80")
     set_target_properties(binade_cuda_sim_${flavour} PROPERTIES EXCLUDE_FROM_ALL OFF)
   endforeach()
+  foreach(target binade_cuda_sim_fast binade_cuda_sim_fast_kernels)
+    target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)  # it runs as long as it compiles
+    binade_counted(${target})
+  endforeach()
 
   # Runs the tests of a program that match `filter` on the simulated device; more arguments are environment variables.
   function(binade_test_on_simulated_device name flavour program filter)

@@ -29,6 +29,19 @@ list(REMOVE_DUPLICATES folders)
 list(REMOVE_ITEM folders bench golden fuzz install device_sim core)
 list(PREPEND folders core)  # the others use its precompiled headers
 
+# Kernels exist once per instruction set. Tests use this processor's newest; those of numbers run with the older ones too.
+set(older_instruction_sets "")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT BINADE_SANITIZE)
+  set(older_instruction_sets sse4)
+  file(STRINGS /proc/cpuinfo cpu_flags REGEX "^flags" LIMIT_COUNT 1)
+  if(cpu_flags MATCHES "avx512f")
+    list(APPEND older_instruction_sets avx2)
+  endif()
+  if(cpu_flags MATCHES "avx512_bf16")
+    list(APPEND older_instruction_sets avx512)
+  endif()
+endif()
+
 foreach(folder IN LISTS folders)
   if(folder MATCHES "^(examples|evidence)$" AND NOT BINADE_BUILD_EXAMPLES)
     continue()
@@ -55,6 +68,15 @@ foreach(folder IN LISTS folders)
     COMMAND test_${folder} --gtest_output=json:${PROJECT_BINARY_DIR}/results/${folder}.json
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${folder} PROPERTIES LABELS ${folder} TIMEOUT 1200 ENVIRONMENT "${test_environment}")
+  if(folder MATCHES "^(core|op_suite|optim|amp|lowp|train)$")
+    foreach(isa IN LISTS older_instruction_sets)
+      add_test(NAME ${folder}_${isa}
+        COMMAND test_${folder} --gtest_output=json:${PROJECT_BINARY_DIR}/results/${folder}_${isa}.json
+        WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+      set_tests_properties(${folder}_${isa} PROPERTIES LABELS "isa" TIMEOUT 1200
+        ENVIRONMENT "${test_environment};BINADE_CPU_ISA=${isa}")
+    endforeach()
+  endif()
   if(folder STREQUAL "evidence")  # the built-in cases of precision_compare
     target_sources(test_evidence PRIVATE ${PROJECT_SOURCE_DIR}/examples/precision_compare/tasks.cpp)
     target_link_libraries(test_evidence PRIVATE examples_common)
@@ -64,6 +86,7 @@ foreach(folder IN LISTS folders)
   endif()
   if(folder STREQUAL "cuda")
     target_sources(test_cuda PRIVATE ${PROJECT_SOURCE_DIR}/cuda/runtime/probe.cpp)
+    binade_counted(test_cuda)
     set(abi_unusable "binade::device_backend_abi")
     set(abi_stale "binade::device_backend_abi - 1")
     foreach(plugin unusable stale)
