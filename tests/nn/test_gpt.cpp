@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "binade/core/amp/autocast.h"
+#include "binade/core/autograd/observer.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/random.h"
 #include "binade/core/io/safetensors.h"
@@ -131,6 +132,26 @@ TEST(GPT, Generate) {
   for (const std::int64_t token : first) EXPECT_TRUE(token >= 0 && token < 61);
   EXPECT_TRUE(gpt.training());
   EXPECT_THROW(gpt.generate(start, 1, {.temperature = -1}), Error);
+}
+
+TEST(GPT, ALossByChunksHasNoLogits) {
+  struct Largest final : Observer {
+    std::int64_t numel = 0;
+    void on_forward(const OpPtr&, Inputs, const Tensor& output) override { numel = std::max(numel, output.numel()); }
+  };
+  const auto largest = [](std::int64_t loss_chunk) {
+    nn::GPTConfig config = golden_config;
+    config.vocab_size = 611;
+    config.loss_chunk = loss_chunk;
+    const nn::GPT gpt(config);
+    const Tensor tokens = randint(0, 611, {4, 16});
+    Largest seen;
+    const ObserverScope watching(seen);
+    gpt.loss(tokens, tokens).backward();
+    return seen.numel;
+  };
+  EXPECT_EQ(largest(0), 64 * 611);
+  EXPECT_LT(largest(16), 64 * 611);
 }
 
 TEST(GPT, RejectsANegativeLossChunk) {
