@@ -115,14 +115,14 @@ TEST(LinearCrossEntropy, ChunksChangeOnlyTheOrderOfSums) {
   }
 }
 
-// 1024 tokens, two classes whose logits are 0 and -11: in a mean the other class's gradient is e^-11 / 1024 = 2^-25.9,
-// which is 0 in f16.
+// Two classes whose logits are 0 and -20: the gradient of the second, 2^-28.9, is 0 in f16 before the mean of 1024
+// tokens divides it any further. That of the first is lost in f32 already: the exponentials add up to 1.
 TEST(LinearCrossEntropy, GradientsTooSmallForF16AreKeptWithoutALossScale) {
   constexpr std::int64_t tokens = 1024;
   const auto make = [] {
     Inputs3 in;
     in.x = ones({tokens, 1}, {.device = test_device(), .requires_grad = true});
-    const std::vector<float> logits = {0, -11};
+    const std::vector<float> logits = {0, -20};
     in.weight = from_vector(logits, {2, 1}).to(test_device()).detach().requires_grad_();
     in.targets = zeros({tokens}, {.dtype = DType::i64, .device = test_device()});
     return in;
@@ -132,11 +132,11 @@ TEST(LinearCrossEntropy, GradientsTooSmallForF16AreKeptWithoutALossScale) {
   const Outcome fused = step([](const Inputs3& in) { return chunked(in, {.batch_chunk_size = 300}); });
   EXPECT_EQ(plain.gradients[1], (std::vector<float>{0, 0}));
   EXPECT_EQ(plain.gradients[0], std::vector<float>(tokens, 0));
-  // Roundings: to f16; of log-sum-exp near 1, in f32; of the sum of the tokens.
-  const double other = 1 / (1 + std::exp(11.0)), allowed = other * (0x1p-11 + tokens * 0x1p-24) + 0x1p-23;
-  EXPECT_NEAR(fused.gradients[1][0], -other, allowed);
-  EXPECT_NEAR(fused.gradients[1][1], other, allowed);
-  for (const float dx : fused.gradients[0]) ASSERT_NEAR(dx, -11 * other / tokens, 11 * allowed / tokens);
+  // Relative: one rounding to f16, a sum of the tokens in f32, and an exponential.
+  const double other = std::exp(-20.0), allowed = 0x1p-11 + tokens * 0x1p-24 + 0x1p-20;
+  EXPECT_NEAR(fused.gradients[1][0], -other, 0x1p-23);
+  EXPECT_NEAR(fused.gradients[1][1], other, other * allowed);
+  for (const float dx : fused.gradients[0]) ASSERT_NEAR(dx, -20 * other / tokens, 20 * other / tokens * allowed);
 }
 
 // The largest gradient of a logit there is, -1, stays finite in f16, and loss scales multiply afterwards.
