@@ -48,23 +48,6 @@ TensorView repeated(const Tensor& one, std::int64_t count) { return reshaped(one
 // sums divided by it, which is exact: nothing is lost that a loss scale / tokens of up to 2^15 would keep.
 double logit_gradient_scale(DType dtype) { return dtype == DType::f16 ? 0x1p15 : 1; }
 
-// target (+)= factor sums, with the factor [1] on the device.
-void deliver(const Tensor& sums, const Tensor& factor, const Gradients::Target& target) {
-  const auto multiply = [&](std::int64_t begin, std::int64_t end, const TensorView& y) {
-    kernel::binary_forward<formulas::Mul>(between(as_line(sums), begin, end), repeated(factor, end - begin), y);
-  };
-  const std::int64_t count = sums.numel(), most = std::min<std::int64_t>(count, std::int64_t{1} << 22);
-  const TensorView y = as_line(target.tensor);
-  if (!target.accumulate) return multiply(0, count, y);
-  const Tensor room = empty({{most}, sums.dtype()}, sums.device());  // not a second sum of the weight's size
-  for (std::int64_t begin = 0; begin < count; begin += most) {
-    const std::int64_t end = std::min(count, begin + most);
-    const TensorView piece = between(room, 0, end - begin);
-    multiply(begin, end, piece);
-    kernel::add_into(piece, between(y, begin, end), 1);
-  }
-}
-
 struct LinearCrossEntropy : Op {
   LinearCrossEntropyLoss options;                                  // without its bias
   std::array<bool, 4> differentiated = {true, true, false, true};  // inputs that require gradients
@@ -116,8 +99,14 @@ struct LinearCrossEntropy : Op {
     const Tensor factor = empty(divisor.spec(), divisor.device());
     kernel::binary_forward<formulas::Div>(as_line(contiguous_values(dy)), divisor, factor);
     const std::size_t inputs[] = {x_input, weight_input, bias_input};
-    for (std::size_t i = 0; i < 3; ++i)
-      if (out.wanted(inputs[i])) deliver(saved[i + 1], factor, out.target(inputs[i]));
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (!out.wanted(inputs[i])) continue;
+      const Tensor sums = saved[i + 1];
+      const auto [target, accumulate] = out.target(inputs[i]);
+      const Tensor place = accumulate ? saved.place_for_gradient(i + 1) : target;
+      kernel::binary_forward<formulas::Mul>(as_line(sums), repeated(factor, sums.numel()), as_line(place));
+      if (accumulate) kernel::add_into(place, target, 1);
+    }
   }
 
   Tensor reference(Inputs in) const override {
