@@ -7,9 +7,8 @@
 #include "binade/core/backend/kernels.h"
 #include "binade/core/tensor/tensor_impl.h"
 #include "binade/ops/formulas.h"
-#include "binade/ops/op_checks.h"
+#include "binade/ops/loss_parts.h"
 #include "binade/ops/ops.h"
-#include "binade/ops/view_as.h"
 
 namespace binade {
 namespace {
@@ -22,16 +21,9 @@ struct CrossEntropy : Op {
   Spec infer(Inputs in) const override {
     const Tensor &logits = in[0], &targets = in[1];
     check_float(name(), "logits", logits);
-    check_defined(name(), "targets", targets);
-    check(targets.dtype() == DType::i64 || targets.dtype() == DType::i32, name(),
-          ": targets must be class indices, i64 or i32, got ", targets.dtype());
     check(logits.dim() >= 1, name(), ": logits must be [.., classes], got ", logits.shape());
-    Shape expected = logits.shape();
-    expected.erase(expected.size() - 1);
-    check(targets.shape() == expected, name(), ": targets must have shape ", expected, " for logits ", logits.shape(),
-          ", got ", targets.shape());
-    check(options.label_smoothing >= 0 && options.label_smoothing <= 1, name(),
-          ": label_smoothing must be in [0, 1], got ", options.label_smoothing);
+    const Shape expected = check_targets(name(), "logits", logits, targets);
+    check_smoothing(name(), options.label_smoothing);
     return {options.reduction == Reduction::none ? expected : Shape{}, loss_dtype(logits)};
   }
   static DType loss_dtype(const Tensor& logits) { return logits.dtype() == DType::f64 ? DType::f64 : DType::f32; }
@@ -54,27 +46,11 @@ struct CrossEntropy : Op {
     Tensor loss = empty({{1}, spec.dtype}, device);
     kernel::sum(as_line(losses), loss, 1.0, false);
     if (options.reduction == Reduction::mean) {
-      const Tensor count = count_of(targets, spec.dtype);
+      const Tensor count = count_of(targets, options.ignore_index, spec.dtype);
       kernel::binary_forward<formulas::Div>(loss, count, loss);
       saved.save(count);
     }
     return alias(loss, {}, {}, 0);
-  }
-  // How many targets are not ignored, [1], without asking the device.
-  Tensor count_of(const Tensor& targets, DType dtype) const {
-    const Device device = targets.device();
-    const std::int64_t rows = targets.numel();
-    const Tensor ignored = empty({{1}, DType::i64}, device), used = empty({{rows}, DType::boolean}, device);
-    const Tensor ones = empty({{rows}, dtype}, device);
-    Tensor count = empty({{1}, dtype}, device);
-    kernel::fill(ignored, static_cast<double>(options.ignore_index));
-    TensorView everywhere = ignored;
-    everywhere.shape = {rows};
-    everywhere.strides = {0};
-    kernel::compare<formulas::Ne>(as_line(targets), everywhere, used);
-    kernel::copy(used, ones);
-    kernel::sum(ones, count, 1.0, false);
-    return count;
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
     if (!out.wanted(0)) return;

@@ -94,6 +94,19 @@ struct CrossEntropyLoss {
 };
 // logits [.., classes] floating, targets [..] class indices (i64 or i32); mean is over targets that are not ignored
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, CrossEntropyLoss options = {});
+struct LinearCrossEntropyLoss {
+  Tensor linear_bias = {};  // [classes]
+  std::int64_t ignore_index = -100;
+  double label_smoothing = 0;
+  Reduction reduction = Reduction::mean;
+  std::int64_t batch_chunk_size = 512;  // tokens whose logits exist at a time, at most
+};
+// cross_entropy(linear(x, weight, linear_bias), targets) without the logits as a whole: x [.., in], weight [classes, in],
+// targets [..]. With mean and sum, forward computes the gradients too, where they will be wanted, and keeps them in f32: less
+// memory where the tokens outnumber `in`, twice that in 16 bits. With none, backward computes the logits again. An error
+// about a target counts rows from the beginning of its chunk.
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& targets,
+                            LinearCrossEntropyLoss options = {});
 Tensor mse_loss(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);
 Tensor l1_loss(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);
 Tensor bce_with_logits(const Tensor& x, const Tensor& target, Reduction reduction = Reduction::mean);

@@ -20,6 +20,7 @@ struct Row {
 std::string effect(Precision precision) {
   switch (precision) {
     case Precision::low: return "inputs cast to the autocast dtype";
+    case Precision::low_input: return "inputs cast to the autocast dtype, the result is f32";
     case Precision::full: return "inputs cast to f32";
     case Precision::full_output: return "inputs cast to f32, so that the result is f32";
     case Precision::widest: return "nothing: inputs promoted to the widest, as without autocast";

@@ -107,7 +107,8 @@ void NumericsMonitor::on_forward_call(const ForwardCall& call) {
   }
   saw_float16_ = saw_float16_ || call.output.dtype() == DType::f16;
   const std::string operation(call.op->name());
-  const bool low = call.op->precision() == Precision::low;
+  const Precision precision = call.op->precision();
+  const bool low = precision == Precision::low || precision == Precision::low_input;
   if (wants(TensorKind::activation) && is_floating(call.output.dtype())) {
     TensorRecord& seen = record(TensorKind::activation, module_path(), operation);
     seen.narrow = narrow;

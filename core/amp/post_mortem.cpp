@@ -73,6 +73,8 @@ Cause forward_cause(const Op& op, Inputs given, const Casualty& casualty) {
   if (!all_finite) return Cause::passed_on;
   if (one_of(op.name(), {"exp", "expm1"})) return Cause::exp_overflow;
   if (has_singular_points(op.name())) return Cause::singular_point;
+  const bool f16_inside = op.precision() == Precision::low_input && casualty.sources[0].values.dtype == DType::f16;
+  if (f16_inside) return Cause::f16_product;
   if (casualty.values.dtype != DType::f16) return Cause::divergence;
   if (op.name().find("attention") != std::string_view::npos) return Cause::attention_scores;
   if (op.precision() != Precision::low) return Cause::f16_range;

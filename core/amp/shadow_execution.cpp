@@ -145,7 +145,7 @@ void ShadowExecution::on_forward_call(const ForwardCall& call) {
   const NoGrad guard;
   const Inputs inputs = options_.include_casts ? call.given : call.seen;
   ShadowEntry& seen = entry(call.op->name());
-  seen.dtype = call.output.dtype();
+  seen.dtype = call.op->precision() == Precision::low_input ? call.seen[0].dtype() : call.output.dtype();
   try {
     add(seen.forward, call.output, shadow_forward(*call.op, inputs));
   } catch (const Error&) {

@@ -12,6 +12,7 @@ namespace binade {
 // What autocast does to an operation's floating inputs (f64 and integers are never touched).
 enum class Precision {
   low,          // cast to the autocast dtype: matrix products, convolution, attention
+  low_input,    // as low, but the result is f32: a product and the loss of its result
   full,         // cast to f32: losses, softmax, norms, exp, log, pow
   full_output,  // as full: sums, whose result must not be rounded to 16 bits
   widest,       // the widest input wins, with or without autocast: add, where, cat

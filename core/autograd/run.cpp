@@ -33,7 +33,8 @@ std::optional<DType> wanted_dtype(const Op& op, Inputs in) {
   const AutocastState& autocast = autocast_state();
   switch (op.precision()) {
     case Precision::as_is: return {};
-    case Precision::low: return autocast.on ? std::optional(autocast.dtype) : std::nullopt;
+    case Precision::low:
+    case Precision::low_input: return autocast.on ? std::optional(autocast.dtype) : std::nullopt;
     case Precision::full:
     case Precision::full_output: return autocast.on ? std::optional(DType::f32) : std::nullopt;
     case Precision::widest: break;
@@ -134,6 +135,7 @@ const std::vector<Observer*>& detail::observers() { return observer_list; }
 std::string_view name(Precision precision) {
   switch (precision) {
     case Precision::low: return "low";
+    case Precision::low_input: return "low_input";
     case Precision::full: return "full";
     case Precision::full_output: return "full_output";
     case Precision::widest: return "widest";

@@ -64,6 +64,7 @@ GPT::GPT(const GPTConfig& settings)
       drop(add("drop", Dropout(config.dropout))),
       ln_f(LayerNorm(config.n_embd, {.bias = config.bias})) {
   check(config.n_layer > 0, "GPT: n_layer must be positive, got ", config.n_layer);
+  check(config.loss_chunk >= 0, "GPT: loss_chunk must not be negative, got ", config.loss_chunk);
   Module blocks = add("h", Module());
   for (std::int64_t i = 0; i < config.n_layer; ++i) {
     h.push_back(blocks.add(std::to_string(i),
@@ -105,7 +106,8 @@ Tensor GPT::loss(const Tensor& tokens, const Tensor& targets) const {
   const ModuleScope inside = enter();
   check(targets.defined() && targets.shape() == tokens.shape(), "GPT: loss: targets must have the shape of tokens ",
         tokens.shape(), ", got ", targets ? to_text(targets.shape()) : "an undefined tensor");
-  return cross_entropy(forward(tokens), targets);
+  if (config.loss_chunk == 0) return cross_entropy(forward(tokens), targets);
+  return linear_cross_entropy(hidden(tokens), wte.weight, targets, {.batch_chunk_size = config.loss_chunk});
 }
 
 namespace {

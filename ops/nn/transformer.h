@@ -49,6 +49,9 @@ struct GPTConfig {
   // Keep of each block its input only and compute the rest again in backward (core/autograd/checkpoint.h): the same bits,
   // about a third more work, memory for one block's activations instead of n_layer's.
   bool activation_checkpointing = false;
+  // loss() computes the classifier and the cross-entropy by chunks of at most so many tokens (linear_cross_entropy), so that
+  // the logits never exist as a whole; 0: at once. Less memory where the tokens of a step outnumber n_embd, or twice that in 16 bits.
+  std::int64_t loss_chunk = 0;
 };
 
 struct GenerateOptions {

@@ -200,6 +200,8 @@ int main(int argc, char** argv) {
   app.add_option("--count", o.count, "Of tiny operations")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--device", o.device, "cpu, cuda or cuda:N; kernels of a GPU are timed by its events")->capture_default_str();
   app.add_flag("--checkpointing", o.shape.activation_checkpointing, "Compute the GPTs' blocks again in backward: less memory");
+  app.add_option("--loss-chunk", o.shape.loss_chunk, "Tokens whose logits the GPTs' loss holds at a time; 0: all")
+      ->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_flag("--neighbour", o.neighbour, "Also time steps while another process takes one processor");
   app.add_flag("--serve", o.serve, "Run as many steps as each line of the input says, answer their seconds");
   app.add_option("--json", o.json_file, "Write the records to this file");

@@ -105,7 +105,8 @@ std::map<std::string, std::set<std::string>> lists_by_name(const Json& lists) {
 bool agree(const std::string& ours, const std::set<std::string>& lists) {
   if (ours == "full_output") return lists.contains("fp32_unless_dtype_given");
   const std::map<std::string, std::set<std::string>> meaning = {
-      {"low", {"lower_precision"}}, {"full", {"fp32", "fp32_unless_dtype_given"}}, {"widest", {"widest"}},
+      {"low", {"lower_precision"}}, {"low_input", {"lower_precision"}},
+      {"full", {"fp32", "fp32_unless_dtype_given"}}, {"widest", {"widest"}},
       {"banned", {"banned"}},       {"as_is", {no_list}}};
   const auto means = [&](const std::string& list) { return meaning.at(ours).contains(list); };
   return std::all_of(lists.begin(), lists.end(), means);
@@ -240,6 +241,7 @@ TEST(AutocastLists, PlantedMistakesAreFound) {
 TEST(PrecisionTable, OneLinePerOperationWithItsClassAndEffect) {
   const std::map<std::string, std::string> effects = {
       {"low", "inputs cast to the autocast dtype"},
+      {"low_input", "inputs cast to the autocast dtype, the result is f32"},
       {"full", "inputs cast to f32"},
       {"full_output", "inputs cast to f32, so that the result is f32"},
       {"widest", "nothing: inputs promoted to the widest, as without autocast"},
@@ -264,7 +266,7 @@ TEST(PrecisionTable, OneLinePerOperationWithItsClassAndEffect) {
     }
   }
   // Classes are grouped: each name comes in one block.
-  EXPECT_EQ(std::unique(in_order.begin(), in_order.end()) - in_order.begin(), 6);
+  EXPECT_EQ(std::unique(in_order.begin(), in_order.end()) - in_order.begin(), 7);
 }
 
 TEST(PrecisionTable, ColumnsAreAligned) {

@@ -192,6 +192,42 @@ std::vector<BadCall> loss_and_norm_calls() {
        [] {
          cross_entropy(f({2, 3}), Tensor());
        }},
+      {"linear_cross_entropy", "inner sizes",
+       [] {
+         linear_cross_entropy(f({2, 3}), f({5, 4}), i64({2}));
+       }},
+      {"linear_cross_entropy", "target count",
+       [] {
+         linear_cross_entropy(f({2, 3}), f({5, 3}), i64({3}));
+       }},
+      {"linear_cross_entropy", "target dtype",
+       [] {
+         linear_cross_entropy(f({2, 3}), f({5, 3}), f({2}));
+       }},
+      {"linear_cross_entropy", "undefined weight",
+       [] {
+         linear_cross_entropy(f({2, 3}), Tensor(), i64({2}));
+       }},
+      {"linear_cross_entropy", "bias",
+       [] {
+         linear_cross_entropy(f({2, 3}), f({5, 3}), i64({2}), {.linear_bias = f({4})});
+       }},
+      {"linear_cross_entropy", "smoothing",
+       [] {
+         linear_cross_entropy(f({2, 3}), f({5, 3}), i64({2}), {.label_smoothing = -0.5});
+       }},
+      {"linear_cross_entropy", "chunk",
+       [] {
+         linear_cross_entropy(f({2, 3}), f({5, 3}), i64({2}), {.batch_chunk_size = 0});
+       }},
+      {"linear_cross_entropy", "no class",
+       [] {
+         linear_cross_entropy(f({2, 3}), f({0, 3}), i64({2}));
+       }},
+      {"cross_entropy", "class out of range in the second chunk of linear_cross_entropy",
+       [] {
+         linear_cross_entropy(f({2, 3}), f({5, 3}), full({2}, 5, {.dtype = DType::i64}), {.batch_chunk_size = 1});
+       }},
       {"mse_loss", "shapes",
        [] {
          mse_loss(f({2, 3}), f({4, 2}));

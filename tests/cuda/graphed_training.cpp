@@ -69,6 +69,43 @@ TEST_F(GraphedTraining, FollowsASchedule) {
     expect_same_parameters(scheduled(make, gpu, true), scheduled(make, gpu, false), name);
 }
 
+// Its forward leaves gradients on the device, which backward multiplies: nothing of that is the host's.
+TEST_F(GraphedTraining, ALossByChunks) {
+  const auto train = [&](bool graphed) {
+    manual_seed(6);
+    nn::Sequential model(nn::Linear(12, 24), nn::Tanh());
+    nn::Linear classifier(24, 50);
+    model.to(gpu);
+    classifier.to(gpu);
+    Tensors all = model.parameters();
+    for (const Tensor& x : classifier.parameters()) all.push_back(x);
+    optim::AdamW optimizer(all, {.lr = 0.01});
+    amp::GradScaler scaler;
+    const auto body = [&](const Tensors& in) -> Tensors {
+      Tensor loss;
+      {
+        const amp::Autocast autocast(DType::f16);
+        loss = linear_cross_entropy(model(in[0]), classifier.weight, in[1],
+                                    {.linear_bias = classifier.bias, .batch_chunk_size = 7});
+      }
+      scaler.scale(loss).backward();
+      scaler.step(optimizer);
+      scaler.update();
+      optimizer.zero_grad();
+      return {loss};
+    };
+    GraphedStep step(body, {.device = gpu});
+    for (int t = 0; t < 6; ++t) {
+      const Tensors in{randn({16, 12}).to(gpu), randint(0, 50, {16}).to(gpu)};
+      graphed ? step(in) : body(in);
+    }
+    EXPECT_EQ(step.captured(), graphed);
+    return all;
+  };
+  const Tensors eager = train(false), graphed = train(true);
+  for (std::size_t p = 0; p < eager.size(); ++p) expect_same_bits(graphed[p], eager[p], std::to_string(p));
+}
+
 TEST_F(GraphedTraining, WholeTrainingStepsFollowASchedule) {
   for (const Mode mode : all_modes) {
     const auto train = [&](bool graphed) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "binade/core/amp/autocast.h"
+#include "binade/core/autograd/observer.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/random.h"
 #include "binade/core/io/safetensors.h"
@@ -35,9 +36,11 @@ double difference(const Tensor& got, const Tensor& expected) {
   return worst / scale;
 }
 
-void compare_with_golden(DType dtype, double logits_tolerance, double gradient_tolerance) {
+void compare_with_golden(DType dtype, double logits_tolerance, double gradient_tolerance, std::int64_t loss_chunk = 0) {
   const Golden golden;
-  nn::GPT gpt(golden_config);
+  nn::GPTConfig config = golden_config;
+  config.loss_chunk = loss_chunk;
+  nn::GPT gpt(config);
   gpt.to(dtype);
   gpt.load_state_dict(golden.parameters());
   const Tensor& tokens = golden.all.at("tokens");
@@ -54,6 +57,8 @@ void compare_with_golden(DType dtype, double logits_tolerance, double gradient_t
 
 TEST(GPTGolden, Double) { compare_with_golden(DType::f64, 1e-6, 1e-6); }  // the files hold f32
 TEST(GPTGolden, Single) { compare_with_golden(DType::f32, 1e-5, 1e-4); }
+TEST(GPTGolden, DoubleWithALossByChunks) { compare_with_golden(DType::f64, 1e-6, 1e-6, 7); }
+TEST(GPTGolden, SingleWithALossByChunks) { compare_with_golden(DType::f32, 1e-5, 1e-4, 7); }
 
 // The same bits, dropout and 16-bit products included, and less memory.
 TEST(GPT, ActivationCheckpointing) {
@@ -89,6 +94,29 @@ TEST(GPT, ActivationCheckpointing) {
   std::printf("    %zu bytes beyond the parameters at the peak, %zu with checkpointing\n", plain.activations, checkpointed.activations);
 }
 
+// All 64 tokens in one chunk: dy / 64 is a power of two, so that no bit differs, through the tied embedding as well.
+TEST(GPT, OneChunkOfTheLossHasTheSameBits) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    const auto run = [&](std::int64_t loss_chunk) {
+      manual_seed(5);
+      nn::GPTConfig config = golden_config;
+      config.loss_chunk = loss_chunk;
+      const nn::GPT gpt(config);
+      const Tensor tokens = randint(0, 61, {4, 16});
+      Tensor loss;
+      {
+        const amp::Autocast autocast(dtype);
+        loss = gpt.loss(tokens, tokens);
+      }
+      loss.backward(full({}, 1024));  // above f16's subnormals, which only the plain path has
+      std::vector<std::vector<float>> all{loss.to_vector<float>()};
+      for (const Tensor& x : gpt.parameters()) all.push_back(x.grad().to_vector<float>());
+      return all;
+    };
+    EXPECT_EQ(run(64), run(0)) << to_text(dtype);
+  }
+}
+
 TEST(GPT, Generate) {
   const Golden golden;
   nn::GPT gpt(golden_config);
@@ -104,6 +132,32 @@ TEST(GPT, Generate) {
   for (const std::int64_t token : first) EXPECT_TRUE(token >= 0 && token < 61);
   EXPECT_TRUE(gpt.training());
   EXPECT_THROW(gpt.generate(start, 1, {.temperature = -1}), Error);
+}
+
+TEST(GPT, ALossByChunksHasNoLogits) {
+  struct Largest final : Observer {
+    std::int64_t numel = 0;
+    void on_forward(const OpPtr&, Inputs, const Tensor& output) override { numel = std::max(numel, output.numel()); }
+  };
+  const auto largest = [](std::int64_t loss_chunk) {
+    nn::GPTConfig config = golden_config;
+    config.vocab_size = 611;
+    config.loss_chunk = loss_chunk;
+    const nn::GPT gpt(config);
+    const Tensor tokens = randint(0, 611, {4, 16});
+    Largest seen;
+    const ObserverScope watching(seen);
+    gpt.loss(tokens, tokens).backward();
+    return seen.numel;
+  };
+  EXPECT_EQ(largest(0), 64 * 611);
+  EXPECT_LT(largest(16), 64 * 611);
+}
+
+TEST(GPT, RejectsANegativeLossChunk) {
+  nn::GPTConfig config = golden_config;
+  config.loss_chunk = -1;
+  EXPECT_THROW(nn::GPT{config}, Error);
 }
 
 TEST(GPT, RejectsBadTokens) {

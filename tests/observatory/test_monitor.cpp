@@ -27,6 +27,24 @@ const TensorRecord* find(const NumericsMonitor& monitor, TensorKind kind, const 
   return nullptr;
 }
 
+// The loss is f32 under autocast, though its operands are not: its gradient, 1, bounds no loss scale.
+TEST(NumericsMonitor, AProductWithItsLossHasANarrowOperandAndAWideResult) {
+  const Tensor x = randn({6, 8}, {.requires_grad = true}), weight = randn({10, 8}, {.requires_grad = true});
+  NumericsMonitor monitor;
+  {
+    const ObserverScope watching(monitor);
+    linear_cross_entropy(x, weight, randint(0, 10, {6})).backward();
+  }
+  monitor.step();
+  const auto narrow = [&](TensorKind kind, const std::string& label) {
+    const TensorRecord* record = find(monitor, kind, label);
+    return record ? (record->narrow ? "narrow" : "wide") : "absent";
+  };
+  EXPECT_STREQ(narrow(TensorKind::activation, "linear_cross_entropy"), "wide");
+  EXPECT_STREQ(narrow(TensorKind::activation_gradient, "linear_cross_entropy"), "wide");
+  EXPECT_STREQ(narrow(TensorKind::operand, "linear_cross_entropy input 0"), "narrow");
+}
+
 TEST(NumericsMonitor, RecordsEachTensorUnderItsName) {
   manual_seed(1);
   const nn::Sequential model = deep_sigmoid();

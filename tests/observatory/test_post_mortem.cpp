@@ -128,6 +128,23 @@ TEST(PostMortem, AccumulationIntoAParameter) {
   EXPECT_EQ(found(post_mortem), "backward accumulation in : gradient of w: gradient");
 }
 
+// The logits, 8 * 100 * 100 = 80000, are nowhere but inside the operation, whose result is f32.
+TEST(PostMortem, LogitsThatOverflowInsideTheLoss) {
+  PostMortem post_mortem;
+  const ObserverScope watching(post_mortem);
+  const Tensor x = full({4, 8}, 100), weight = full({5, 8}, 100, {.requires_grad = true}), targets = zeros({4}, {.dtype = DType::i64});
+  {
+    const amp::Autocast autocast(DType::bf16);
+    linear_cross_entropy(x, weight, targets);
+  }
+  EXPECT_EQ(found(post_mortem), "nothing");
+  {
+    const amp::Autocast autocast(DType::f16);
+    linear_cross_entropy(x, weight, targets);
+  }
+  EXPECT_EQ(found(post_mortem), "forward linear_cross_entropy in : output: f16_product");
+}
+
 TEST(PostMortem, UnderCheckpoint) {
   const Net net;
   fill(net.b.weight, 1e4);

@@ -111,6 +111,30 @@ struct Net : nn::Module {
   Tensor operator()(const Tensor& x) const { return b(drop(norm(bad(gelu(a(x)))))); }
 };
 
+// Its result is f32, its arithmetic f16: a logit of 8 is off by up to 2^-8 there, and the loss as much. Of the gradients the
+// logits' are rounded to f16 once, and to f16 again where x is, besides what the logits' error does to them.
+TEST(Shadow, AProductAndItsLossAreJudgedByTheDtypeOfTheProduct) {
+  for (const ShadowReference reference : references) {
+    manual_seed(2);
+    const Tensor x = randn({12, 16}, {.requires_grad = true}), weight = randn({20, 16}, {.requires_grad = true});
+    ShadowExecution shadow({.reference = reference});
+    {
+      const ObserverScope watching(shadow);
+      const amp::Autocast autocast(DType::f16);
+      linear_cross_entropy(x, weight, randint(0, 20, {12}), {.batch_chunk_size = 5}).backward();
+    }
+    const ShadowEntry& entry = find(shadow.entries(), "linear_cross_entropy", "");
+    EXPECT_EQ(entry.dtype, DType::f16);
+    EXPECT_EQ(entry.forward.calls, 1);
+    EXPECT_EQ(entry.backward.calls, 2);
+    EXPECT_EQ(entry.forward.skipped + entry.backward.skipped, 0);
+    EXPECT_GT(entry.forward.relative(), 0);
+    EXPECT_LT(entry.forward.relative(), 0x1p-8);
+    EXPECT_GT(entry.backward.relative(), 0x1p-14);
+    EXPECT_LT(entry.backward.relative(), 0x1p-8 + 0x1p-10);
+  }
+}
+
 TEST(Shadow, ABadLayerIsRankedFirst) {
   for (const ShadowReference reference : {ShadowReference::loops, ShadowReference::f64})
     for (const bool forward : {true, false}) {

@@ -51,7 +51,9 @@ class ForwardJudge final : public Observer {
     if (!is_floating(output.dtype())) return compare(output, expected, 0);
     // One rounding to the result's dtype comes on top of the error of the arithmetic.
     const double rounding = is_arithmetic_float(output.dtype()) ? 0 : 0.5;
-    const double allowed = (growth(sample_) + rounding) * epsilon(output.dtype()) * largest_magnitude(expected);
+    // Between its product and its result, an operation of class low_input rounds to its operands' dtype.
+    const DType coarsest = op.precision() == Precision::low_input ? inputs[0].dtype() : output.dtype();
+    const double allowed = (growth(sample_) + rounding) * epsilon(coarsest) * largest_magnitude(expected);
     return compare(output, expected, allowed);
   }
 
@@ -89,6 +91,11 @@ class AutocastJudge final : public Observer {
         for (const Tensor& x : inputs)
           if (x && is_arithmetic_float(x.dtype())) expect(x.dtype(), dtype_, "an input");
         if (floating) expect(output.dtype(), dtype_, "the result");
+        break;
+      case Precision::low_input:
+        for (const Tensor& x : inputs)
+          if (x && is_arithmetic_float(x.dtype())) expect(x.dtype(), dtype_, "an input");
+        if (floating) expect(output.dtype(), DType::f32, "the result");
         break;
       case Precision::full:
         for (const Tensor& x : inputs)

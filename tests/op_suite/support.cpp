@@ -44,8 +44,9 @@ void write_table(std::ostream& out) {
          "Written by `test_op_suite --support docs/op_support.md`. A dtype is listed when every sample of the "
          "operation\n"
          "passed in it: result against a float64 reference of the same rounded inputs. The class says what autocast\n"
-         "does: `low` runs in the autocast dtype, `full` in f32, `full_output` gives f32, `widest` promotes to the\n"
-         "widest input, `as_is` is left alone. A gradient is listed when it agreed with central differences in f64.\n\n"
+         "does: `low` runs in the autocast dtype, `low_input` too but gives f32, `full` runs in f32, `full_output` gives\n"
+         "f32, `widest` promotes to the widest input, `as_is` is left alone. A gradient is listed when it agreed with\n"
+         "central differences in f64.\n\n"
          "| operation | class | dtypes | gradient |\n| --- | --- | --- | --- |\n";
   for (const auto& [op, precision] : classes) {
     const Row& row = rows[op];

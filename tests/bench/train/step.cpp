@@ -39,7 +39,8 @@ Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)), device_(c
                                                    .n_layer = d->layers,
                                                    .n_head = d->heads,
                                                    .n_embd = d->channels,
-                                                   .activation_checkpointing = c.activation_checkpointing});
+                                                   .activation_checkpointing = c.activation_checkpointing,
+                                                   .loss_chunk = c.loss_chunk});
     inputs_ = randint(0, d->vocabulary, {c.batch, c.time});
     targets_ = randint(0, d->vocabulary, {c.batch, c.time});
     items = c.batch * c.time;

@@ -15,6 +15,7 @@ struct Case {
   std::int64_t batch = 8, time = 256;
   binade::Device device;
   bool activation_checkpointing = false;  // of the GPTs
+  std::int64_t loss_chunk = 0;            // of the GPTs
 };
 
 // What the models' linear layers and attention look like, for the floor and for the table of a case.
