@@ -13,6 +13,8 @@
 
 namespace binade {
 
+struct PathName;
+
 // ---- elementwise; binary ones broadcast and promote dtypes as torch.result_type does --------------------------------
 Tensor add(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
@@ -120,6 +122,26 @@ Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, Reduction red
 Tensor layer_norm(const Tensor& x, const Tensor& weight = {}, const Tensor& bias = {}, double eps = 1e-5,
                   DType dtype = DType::f32);
 Tensor rms_norm(const Tensor& x, const Tensor& weight = {}, double eps = 1e-6);
+// sum = residual + dropout(branch) of equal shapes, and normed = layer_norm(sum) or rms_norm(sum), from one pass over
+// memory: two recorded operations, with the bits and the draw of the two calls.
+struct NormedSum {
+  Tensor sum, normed;
+};
+struct AddLayerNormOptions {
+  double dropout = 0;  // applied whenever it is not 0
+  double eps = 1e-5;
+  DType dtype = DType::f32;
+  const PathName* norm_module = nullptr;  // whose operation the norm is (core/autograd/module_path.h), if not the sum's
+};
+NormedSum add_layer_norm(const Tensor& residual, const Tensor& branch, const Tensor& weight = {},
+                         const Tensor& bias = {}, AddLayerNormOptions options = {});
+struct AddRmsNormOptions {
+  double dropout = 0;
+  double eps = 1e-6;
+  const PathName* norm_module = nullptr;
+};
+NormedSum add_rms_norm(const Tensor& residual, const Tensor& branch, const Tensor& weight = {},
+                       AddRmsNormOptions options = {});
 Tensor group_norm(const Tensor& x, std::int64_t groups, const Tensor& weight = {}, const Tensor& bias = {},
                   double eps = 1e-5);  // x [batch, channels, ..]
 struct BatchNormOptions {

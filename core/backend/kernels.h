@@ -85,6 +85,17 @@ inline KernelSlot<void(TensorView x, TensorView weight, TensorView mean, TensorV
     layer_norm_backward{"layer_norm_backward"};
 inline KernelSlot<void(TensorView x, TensorView weight, TensorView y, TensorView rstd, double eps)> rms_norm{
     "rms_norm"};
+// sum = residual + dropout(branch), each rounded to its dtype, and from the same pass y, mean and rstd as the norm of it:
+// layer_norm where mean is given, else rms_norm. residual, branch, sum, y [rows, n] contiguous. The bits of the kernels
+// one by one.
+struct AddNormOptions {
+  double eps = 0;
+  double dropout = 0;  // 0: none, and no draw
+  PhiloxState state;
+};
+inline KernelSlot<void(TensorView residual, TensorView branch, TensorView weight, TensorView bias, TensorView sum,
+                       TensorView y, TensorView mean, TensorView rstd, AddNormOptions options)>
+    add_norm{"add_norm"};
 inline KernelSlot<void(TensorView x, TensorView weight, TensorView rstd, TensorView dy, TensorView dx,
                        TensorView dweight, NormAccumulate accumulate)>
     rms_norm_backward{"rms_norm_backward"};

@@ -8,34 +8,15 @@
 #include "binade/core/backend/kernels.h"
 #include "binade/core/backend/memory.h"
 #include "binade/cuda/kernels/arrival.h"
-#include "binade/cuda/kernels/rows.h"
+#include "binade/cuda/kernels/norm.h"
 
 namespace binade::cuda {
 namespace {
 
-// layer_norm where `centred`, else rms_norm. mean, rstd [rows] or null.
 template <class C>
-__global__ void norm_kernel(Rows<1, 1> rows, Span weight, Span bias, C* mean, C* rstd, double eps, bool centred) {
+__global__ void norm_kernel(Rows<1, 1> rows, Norm<C> norm) {
   SHARED(double, shared, max_warps);
-  const Rows<1, 1> row = rows.of_block();
-  const double n = static_cast<double>(rows.n);
-  C m = 0, total = 0;
-  if (centred) {
-    row.read<C>([&](std::int64_t, const C* x) { total += x[0]; });
-    m = static_cast<C>(reduce_block(static_cast<double>(total), shared, Plus()) / n);
-  }
-  total = 0;
-  row.read<C>([&](std::int64_t, const C* x) { total += (x[0] - m) * (x[0] - m); });
-  const double variance = reduce_block(static_cast<double>(total), shared, Plus()) / n;
-  const C s = static_cast<C>(1 / sqrt(variance + eps));
-  const Rows<3, 1> all{{row.in.of[0], weight, bias}, {row.out.of[0]}, rows.rows, rows.n, rows.vectors};
-  all.for_each<C>([&](std::int64_t, const C* x, C* y) {
-    const C xhat = (x[0] - m) * s;
-    y[0] = (weight ? xhat * x[1] : xhat) + x[2];
-  });
-  if (threadIdx.x != 0) return;
-  if (mean) mean[blockIdx.x] = m;
-  if (rstd) rstd[blockIdx.x] = s;
+  norm.of_row(rows.of_block(), shared);
 }
 
 // Blocks' sums over their rows become the gradients of weight and bias, each absent or [n]: the last block of a group
@@ -183,13 +164,10 @@ const C* or_null(const TensorView& x) {
 void norm_rows(const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& y,
                const TensorView& mean, const TensorView& rstd, double eps, bool centred) {
   if (x.numel() == 0) return;
-  check((x.dtype == DType::f64) == (y.dtype == DType::f64), "norm: y must not mix f64 with other dtypes, x is ",
-        x.dtype, ", y is ", y.dtype);
   with_row_type(x.dtype, "norm", [&]<class C>() {
-    auto rows = make_rows<C, 1, 1>(x, {x}, {y});
-    rows.vectors = rows.vectors && can_use_vectors<C>(Spans<2>{{span_of(weight), span_of(bias)}});
-    launch(rows.config(x.device), norm_kernel<C>, rows, span_of(weight), span_of(bias), mean.as<C>(), rstd.as<C>(), eps,
-           centred);
+    const Norm<C> norm{span_of(weight), span_of(bias), mean.as<C>(), rstd.as<C>(), eps, centred};
+    const auto rows = rows_of_norm(x, y, norm);
+    launch(rows.config(x.device), norm_kernel<C>, rows, norm);
   });
 }
 
@@ -227,7 +205,6 @@ struct BlockShares {
 void norm_rows_backward(const TensorView& x, const TensorView& weight, const TensorView& mean, const TensorView& rstd,
                         const TensorView& dy, const TensorView& dx, const TensorView& dweight, const TensorView& dbias,
                         kernel::NormAccumulate accumulate) {
-  constexpr std::size_t most_shared = std::size_t{96} * 1024;  // that every GPU has
   const std::int64_t rows = x.size(0), n = x.size(1);
   if (n == 0) return;
   with_row_type(x.dtype, "norm", [&]<class C>() {

@@ -1,7 +1,9 @@
-// layer_norm, rms_norm and batch_norm with gradients. With xhat = (x - mean) rstd and g = dy weight, all three have
-// dx = rstd (g - mean(g) - xhat mean(g xhat)), without the first mean for rms_norm.
+// layer_norm, rms_norm (both also with the sum they are taken of) and batch_norm with gradients. With
+// xhat = (x - mean) rstd and g = dy weight, all three have dx = rstd (g - mean(g) - xhat mean(g xhat)), without the
+// first mean for rms_norm.
 #include "binade/core/backend/batch_norm_parts.h"
 #include "binade/core/backend/kernels.h"
+#include "binade/ops/cpu/random.h"
 #include "binade/ops/cpu/row_math.h"
 #include "binade/ops/cpu/threads.h"
 
@@ -24,9 +26,53 @@ C inverse_root(double variance, double eps) {
   return static_cast<C>(1 / std::sqrt(variance + eps));
 }
 
-// layer_norm where mean is given, else rms_norm.
+// What a norm is taken of, where its kernel computes that too: residual + dropout(branch).
+struct Summands {
+  TensorView residual, branch;
+  double dropout;
+  PhiloxState state;
+};
+// Writes rows of the sum, or nothing without summands.
+template <class C>
+class RowSum {
+ public:
+  RowSum(const Summands* of, std::int64_t n) : of_(of), n_(n) {
+    if (!of) return;
+    residual_room_.resize(static_cast<std::size_t>(n));
+    branch_room_.resize(static_cast<std::size_t>(n));
+    if (of->dropout > 0) dropped_.resize(static_cast<std::size_t>(n * size_of(of->branch.dtype)));
+  }
+  template <class T>
+  void write(std::int64_t r, T* to) {
+    if (!of_) return;
+    const auto [residual, branch, p, state] = *of_;
+    const std::byte* dropped = row_of(branch, r);
+    if (p > 0) {
+      dropout_run(dropped, dropped_.data(), branch.dtype, r * n_, n_, state, p);
+      dropped = dropped_.data();
+    }
+    C* sum = row_for(to, residual_room_.data());
+    row_add(values(row_of(residual, r), residual.dtype, residual_room_), values(dropped, branch.dtype, branch_room_),
+            sum, n_);
+    row_out(sum, to, n_);
+  }
+
+ private:
+  const std::byte* row_of(const TensorView& x, std::int64_t r) const { return x.data + r * n_ * size_of(x.dtype); }
+  const C* values(const std::byte* row, DType dtype, std::vector<C>& room) const {
+    if (dtype == dtype_of<C>) return reinterpret_cast<const C*>(row);
+    read_run(row, dtype, 1, n_, room.data());
+    return room.data();
+  }
+  const Summands* of_;
+  std::int64_t n_;
+  std::vector<C> residual_room_, branch_room_;
+  std::vector<std::byte> dropped_;
+};
+
+// layer_norm where mean is given, else rms_norm; x is computed first where it is a sum.
 void norm_rows(const TensorView& x, const TensorView& weight, const TensorView& bias, const TensorView& y,
-               const TensorView& mean, const TensorView& rstd, double eps) {
+               const TensorView& mean, const TensorView& rstd, double eps, const Summands* summands = nullptr) {
   const std::int64_t rows = x.size(0), n = x.size(1);
   if (rows * n == 0) return;
   with_float_type(x.dtype, "norm", [&]<class T>() {
@@ -36,7 +82,9 @@ void norm_rows(const TensorView& x, const TensorView& weight, const TensorView& 
         const std::vector<C> w = values_of<C>(weight), b = values_of<C>(bias);
         parallel_for(rows, rows_per_chunk(n), [&](std::int64_t begin, std::int64_t end) {
           std::vector<C> room = room_for<T>(n), out_room = room_for<Y>(n);
+          RowSum<C> sum(summands, n);
           for (std::int64_t r = begin; r < end; ++r) {
+            sum.write(r, x.as<T>() + r * n);
             const C* in = row_in(x.as<T>() + r * n, n, room.data());
             C* out = row_for(y.as<Y>() + r * n, out_room.data());
             const C m = mean ? row_sum(in, n) / static_cast<C>(n) : C(0);
@@ -244,6 +292,12 @@ void rms_norm_backward(TensorView x, TensorView weight, TensorView rstd, TensorV
   norm_rows_backward(x, weight, {}, rstd, dy, dx, dweight, {}, accumulate);
 }
 
+void add_norm(TensorView residual, TensorView branch, TensorView weight, TensorView bias, TensorView sum, TensorView y,
+              TensorView mean, TensorView rstd, kernel::AddNormOptions options) {
+  const Summands summands{residual, branch, options.dropout, options.state};
+  norm_rows(sum, weight, bias, y, mean, rstd, options.eps, &summands);
+}
+
 }  // namespace
 
 void provide_norm() {
@@ -251,6 +305,7 @@ void provide_norm() {
   kernel::layer_norm_backward.provide(DeviceType::cpu, layer_norm_backward);
   kernel::rms_norm.provide(DeviceType::cpu, rms_norm);
   kernel::rms_norm_backward.provide(DeviceType::cpu, rms_norm_backward);
+  kernel::add_norm.provide(DeviceType::cpu, add_norm);
   kernel::batch_norm_statistics.provide(DeviceType::cpu, batch_norm_statistics);
   kernel::batch_norm.provide(DeviceType::cpu, batch_norm);
   kernel::batch_norm_training.provide(DeviceType::cpu, batch_norm_training_by_parts);

@@ -3,6 +3,7 @@
 
 #include "binade/core/backend/kernels.h"
 #include "binade/ops/cpu/blocks.h"
+#include "binade/ops/cpu/random.h"
 
 namespace binade::cpu {
 namespace {
@@ -75,24 +76,30 @@ void randint(TensorView y, PhiloxState state, std::int64_t low, std::int64_t hig
   });
 }
 
+// Of the values of elements [first, first + count), at most a block.
+template <class C>
+void drop(C* values, std::int64_t first, std::int64_t count, PhiloxState state, double p) {
+  const C scale = p < 1 ? static_cast<C>(1 / (1 - p)) : C(0);
+  std::uint32_t words[block_size];
+  philox_words(state, first, count, words);
+  for (std::int64_t i = 0; i < count; ++i) {
+    values[i] = static_cast<double>(uniform_from_word(words[i])) >= p ? values[i] * scale : C(0);
+  }
+}
+
 void dropout(TensorView x, TensorView y, PhiloxState state, double p) {
   const MergedDims merged = merge_dims<2>(y.shape, {x, y});
   const auto run = [&]<class C>() {
-    const C scale = p < 1 ? static_cast<C>(1 / (1 - p)) : C(0);
     parallel_for(y.numel(), elementwise_grain, [&](std::int64_t chunk_begin, std::int64_t chunk_end) {
-      std::uint32_t words[block_size];
       C values[block_size];
       for (std::int64_t begin = chunk_begin; begin < chunk_end; begin += block_size) {
-        const std::int64_t end = std::min(begin + block_size, chunk_end), count = end - begin;
-        philox_words(state, begin, count, words);
+        const std::int64_t end = std::min(begin + block_size, chunk_end);
         C* read = values;
         for_each_run(merged, 0, begin, end, [&](std::int64_t offset, std::int64_t stride, std::int64_t length) {
           read_run(x.data + offset * size_of(x.dtype), x.dtype, stride, length, read);
           read += length;
         });
-        for (std::int64_t i = 0; i < count; ++i) {
-          values[i] = static_cast<double>(uniform_from_word(words[i])) >= p ? values[i] * scale : C(0);
-        }
+        drop(values, begin, end - begin, state, p);
         const C* next = values;
         for_each_run(merged, 1, begin, end, [&](std::int64_t offset, std::int64_t stride, std::int64_t length) {
           write_run(next, y.data + offset * size_of(y.dtype), y.dtype, stride, length);
@@ -106,6 +113,21 @@ void dropout(TensorView x, TensorView y, PhiloxState state, double p) {
 }
 
 }  // namespace
+
+void dropout_run(const std::byte* x, std::byte* y, DType dtype, std::int64_t first, std::int64_t count,
+                 PhiloxState state, double p) {
+  const auto run = [&]<class C>() {
+    C values[block_size];
+    for (std::int64_t begin = 0; begin < count; begin += block_size) {
+      const std::int64_t length = std::min(count - begin, block_size), at = begin * size_of(dtype);
+      read_run(x + at, dtype, 1, length, values);
+      drop(values, first + begin, length, state, p);
+      write_run(static_cast<const C*>(values), y + at, dtype, 1, length);
+    }
+  };
+  if (dtype == DType::f64) return run.operator()<double>();
+  run.operator()<float>();
+}
 
 void provide_random();
 void provide_random() {

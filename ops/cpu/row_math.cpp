@@ -195,6 +195,9 @@ ExpSums MaxExpSum(const float* x, std::int64_t n) {
   }
   return all;
 }
+[[gnu::flatten]] void Plus(const float* a, const float* b, float* y, std::int64_t n) {
+  for_row(n, [&](const auto& load, const auto& store) HWY_ATTR { store(hn::Add(load(a, 0), load(b, 0)), y); });
+}
 [[gnu::flatten]] void Scale(const float* x, float a, float b, float* y, std::int64_t n) {
   const V va = hn::Set(D(), a), vb = hn::Set(D(), b);
   for_row(n, [&](const auto& load, const auto& store) HWY_ATTR { store(hn::MulAdd(load(x, 0), va, vb), y); });
@@ -286,6 +289,7 @@ HWY_EXPORT(Squares);
 HWY_EXPORT(SquaresDouble);
 HWY_EXPORT(Exp);
 HWY_EXPORT(MaxExpSum);
+HWY_EXPORT(Plus);
 HWY_EXPORT(Scale);
 HWY_EXPORT(Shift);
 HWY_EXPORT(Affine);
@@ -305,6 +309,7 @@ float row_exp(const float* x, float shift, float* y, std::int64_t n) {
   return HWY_DYNAMIC_DISPATCH(Exp)(x, shift, y, n);
 }
 ExpSums row_max_exp_sum(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(MaxExpSum)(x, n); }
+void row_add(const float* a, const float* b, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(Plus)(a, b, y, n); }
 void row_scale(const float* x, float a, float b, float* y, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(Scale)(x, a, b, y, n);
 }

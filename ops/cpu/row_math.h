@@ -74,6 +74,7 @@ float row_squares(const float* x, float mean, std::int64_t n);                  
 double row_squares_double(const float* x, std::int64_t n);                                 // sum x^2 without overflow
 float row_exp(const float* x, float shift, float* y, std::int64_t n);                      // y = exp(x - shift); sum y
 ExpSums row_max_exp_sum(const float* x, std::int64_t n);
+void row_add(const float* a, const float* b, float* y, std::int64_t n);                    // y = a + b
 void row_scale(const float* x, float a, float b, float* y, std::int64_t n);                // y = a x + b
 void row_shift(const float* x, float a, float b, float* y, std::int64_t n);                // y = (x - a) - b
 void row_affine(const float* x, float shift, float a, float b, float* y, std::int64_t n);  // y = (x - shift) a + b
@@ -126,6 +127,9 @@ inline ExpSumsOf<double> row_max_exp_sum(const double* x, std::int64_t n) {
   double s = 0;
   for (std::int64_t i = 0; i < n; ++i) s += std::exp(x[i] - largest);
   return {largest, largest == -HUGE_VAL ? 0 : s};
+}
+inline void row_add(const double* a, const double* b, double* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
 }
 inline void row_scale(const double* x, double a, double b, double* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = a * x[i] + b;

@@ -55,6 +55,10 @@ struct LayerNormOptions {
   double eps = 1e-5;
   bool affine = true, bias = true;  // a weight, and with it a bias
 };
+struct OfSumOptions {
+  double dropout = 0;  // of the branch, applied whenever it is not 0
+  DType dtype = DType::f32;
+};
 struct LayerNorm : Module {  // over the last dims, `shape`
   explicit LayerNorm(const Shape& shape, LayerNormOptions options = {});
   explicit LayerNorm(std::int64_t n, LayerNormOptions options = {}) : LayerNorm(Shape{n}, options) {}
@@ -62,6 +66,11 @@ struct LayerNorm : Module {  // over the last dims, `shape`
   Tensor operator()(const Tensor& x, DType dtype = DType::f32) const {
     const ModuleScope inside = enter();
     return layer_norm(x, weight, bias, eps, dtype);
+  }
+  // residual + dropout(branch), an operation of the module around, and this norm of it, in one pass: add_layer_norm()
+  NormedSum of_sum(const Tensor& residual, const Tensor& branch, OfSumOptions options = {}) const {
+    return add_layer_norm(residual, branch, weight, bias,
+                          {.dropout = options.dropout, .eps = eps, .dtype = options.dtype, .norm_module = place()});
   }
   Tensor weight, bias;
   double eps;
@@ -72,6 +81,9 @@ struct RMSNorm : Module {  // over the last dim
   Tensor operator()(const Tensor& x) const {
     const ModuleScope inside = enter();
     return rms_norm(x, weight, eps);
+  }
+  NormedSum of_sum(const Tensor& residual, const Tensor& branch, double dropout = 0) const {  // as LayerNorm's
+    return add_rms_norm(residual, branch, weight, {.dropout = dropout, .eps = eps, .norm_module = place()});
   }
   Tensor weight;
   double eps;

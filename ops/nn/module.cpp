@@ -169,7 +169,8 @@ void Module::train(bool on) {
   for (auto& [name, child] : state_->children) child.train(on);
 }
 
-ModuleScope Module::enter() const { return ModuleScope(state_->place.get()); }
+ModuleScope Module::enter() const { return ModuleScope(place()); }
+const PathName* Module::place() const { return state_->place.get(); }
 std::string Module::path() const { return path_of(state_->place); }
 
 bool Module::training() const { return state_->training; }

@@ -46,6 +46,7 @@ class Module {
   // Operations until the end of the returned scope belong to this module: `const ModuleScope inside = enter();` at the
   // start of operator(). The library's modules do it; without it an operation belongs to the module around.
   [[nodiscard]] ModuleScope enter() const;
+  const PathName* place() const;  // what enter() enters, as long as the module lives
   std::string path() const;  // "h.0.attn" within the first module it was added to; empty for a root
 
   // In place: optimizers made before stay valid. Gradients are dropped.

@@ -27,11 +27,14 @@ MultiHeadAttention::MultiHeadAttention(std::int64_t channels, std::int64_t head_
         " channels, ", heads, " heads");
 }
 
-Tensor MultiHeadAttention::operator()(const Tensor& x) const {
+Tensor MultiHeadAttention::before_dropout(const Tensor& x) const {
   const ModuleScope inside = enter();
   const double p = training() ? dropout_p : 0;
-  const Tensor y = proj(packed_self_attention(qkv(x), heads, {.is_causal = causal, .scale = {}, .dropout = p}));
-  return p == 0 ? y : dropout(y, p);
+  return proj(packed_self_attention(qkv(x), heads, {.is_causal = causal, .scale = {}, .dropout = p}));
+}
+Tensor MultiHeadAttention::operator()(const Tensor& x) const {
+  const ModuleScope inside = enter();
+  return dropout(before_dropout(x), result_dropout());
 }
 
 MLP::MLP(std::int64_t channels, std::int64_t hidden, MLPSettings settings)
@@ -39,10 +42,13 @@ MLP::MLP(std::int64_t channels, std::int64_t hidden, MLPSettings settings)
       fc(add("fc", Linear(channels, hidden, {.bias = settings.bias, .activation = Activation::gelu_tanh}))),
       proj(add("proj", Linear(hidden, channels, {.bias = settings.bias}))) {}
 
+Tensor MLP::before_dropout(const Tensor& x) const {
+  const ModuleScope inside = enter();
+  return proj(fc(x));
+}
 Tensor MLP::operator()(const Tensor& x) const {
   const ModuleScope inside = enter();
-  const Tensor y = proj(fc(x));
-  return dropout_p == 0 ? y : dropout(y, dropout_p, training());
+  return dropout(before_dropout(x), result_dropout());
 }
 
 TransformerBlock::TransformerBlock(std::int64_t channels, std::int64_t heads, AttentionSettings settings)
@@ -53,8 +59,18 @@ TransformerBlock::TransformerBlock(std::int64_t channels, std::int64_t heads, At
 
 Tensor TransformerBlock::operator()(const Tensor& x) const {
   const ModuleScope inside = enter();
-  const Tensor y = x + attn(ln_1(x, product_dtype()));
-  return y + mlp(ln_2(y, product_dtype()));
+  const NormedSum y = attended(x, ln_1(x, product_dtype()));
+  return y.sum + mlp(y.normed);
+}
+
+NormedSum TransformerBlock::operator()(const NormedSum& x, const LayerNorm& next) const {
+  const ModuleScope inside = enter();
+  const NormedSum y = attended(x.sum, x.normed);
+  return next.of_sum(y.sum, mlp.before_dropout(y.normed), {.dropout = mlp.result_dropout(), .dtype = product_dtype()});
+}
+
+NormedSum TransformerBlock::attended(const Tensor& x, const Tensor& normed) const {
+  return ln_2.of_sum(x, attn.before_dropout(normed), {.dropout = attn.result_dropout(), .dtype = product_dtype()});
 }
 
 GPT::GPT(const GPTConfig& settings)
@@ -92,9 +108,13 @@ Tensor GPT::hidden(const Tensor& tokens) const {
         time);
   const Tensor positions = arange(0, static_cast<double>(time), 1, {.dtype = DType::i64, .device = tokens.device()});
   Tensor x = drop(wte(tokens) + wpe(positions));  // [batch, time, n_embd] + [time, n_embd]
-  for (const TransformerBlock& block : h)
-    x = config.activation_checkpointing ? checkpoint([block](const Tensors& in) { return block(in[0]); }, {x}) : block(x);
-  return ln_f(x, product_dtype());
+  if (config.activation_checkpointing) {
+    for (const TransformerBlock& block : h) x = checkpoint([block](const Tensors& in) { return block(in[0]); }, {x});
+    return ln_f(x, product_dtype());
+  }
+  NormedSum stream{x, h.front().ln_1(x, product_dtype())};
+  for (std::size_t i = 0; i < h.size(); ++i) stream = h[i](stream, i + 1 < h.size() ? h[i + 1].ln_1 : ln_f);
+  return stream.normed;
 }
 
 Tensor GPT::forward(const Tensor& tokens) const {

@@ -15,6 +15,8 @@ struct AttentionSettings {
 struct MultiHeadAttention : Module {  // self-attention: x [batch, time, channels] -> the same
   MultiHeadAttention(std::int64_t channels, std::int64_t head_count, AttentionSettings settings = {});
   Tensor operator()(const Tensor& x) const;
+  Tensor before_dropout(const Tensor& x) const;  // without the dropout of the result, which a sum may take along
+  double result_dropout() const { return training() ? dropout_p : 0; }
   std::int64_t heads;
   bool causal;
   double dropout_p;
@@ -28,6 +30,8 @@ struct MLPSettings {
 struct MLP : Module {  // proj(gelu(fc(x))), GELU in its tanh form, computed with fc
   MLP(std::int64_t channels, std::int64_t hidden, MLPSettings settings = {});
   Tensor operator()(const Tensor& x) const;
+  Tensor before_dropout(const Tensor& x) const;  // as MultiHeadAttention's
+  double result_dropout() const { return training() ? dropout_p : 0; }
   double dropout_p;
   Linear fc, proj;
 };
@@ -35,10 +39,16 @@ struct MLP : Module {  // proj(gelu(fc(x))), GELU in its tanh form, computed wit
 struct TransformerBlock : Module {  // x + attn(ln_1(x)), then x + mlp(ln_2(x))
   TransformerBlock(std::int64_t channels, std::int64_t heads, AttentionSettings settings = {});
   Tensor operator()(const Tensor& x) const;
+  // The same within a stack, where each sum is computed together with the norm that reads it, the next block's first or
+  // the stack's last: x.normed is ln_1 of x.sum, and the result's normed is next of the result's sum.
+  NormedSum operator()(const NormedSum& x, const LayerNorm& next) const;
   LayerNorm ln_1;
   MultiHeadAttention attn;
   LayerNorm ln_2;
   MLP mlp;
+
+ private:
+  NormedSum attended(const Tensor& x, const Tensor& normed) const;  // x + attn(normed), and ln_2 of it
 };
 
 struct GPTConfig {

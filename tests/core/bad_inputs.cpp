@@ -253,6 +253,35 @@ std::vector<BadCall> loss_and_norm_calls() {
        [] {
          rms_norm(f({2, 3}), f({4}));
        }},
+      {"add_layer_norm", "shapes",
+       [] {
+         add_layer_norm(f({2, 3}), f({3}));
+       }},
+      {"add_layer_norm", "undefined branch",
+       [] {
+         add_layer_norm(f({2, 3}), {});
+       }},
+      {"add_layer_norm", "integers",
+       [] {
+         add_layer_norm(i64({2, 3}), f({2, 3}));
+       }},
+      {"add_layer_norm", "probability",
+       [] {
+         add_layer_norm(f({2, 3}), f({2, 3}), {}, {}, {.dropout = 1.5});
+       }},
+      {"layer_norm", "weight, of a sum",
+       [] {
+         add_layer_norm(f({2, 3}), f({2, 3}), f({4}));
+       }},
+      {"layer_norm", "zero dim, of a sum", [] { add_layer_norm(f({}), f({})); }},
+      {"add_rms_norm", "shapes",
+       [] {
+         add_rms_norm(f({2, 3}), f({2, 4}));
+       }},
+      {"add_rms_norm", "negative probability",
+       [] {
+         add_rms_norm(f({2, 3}), f({2, 3}), {}, {.dropout = -0.5});
+       }},
       {"group_norm", "groups",
        [] {
          group_norm(f({2, 4, 3}), 3);

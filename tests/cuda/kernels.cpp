@@ -9,6 +9,7 @@
 
 #include "binade/core/backend/kernels.h"
 #include "binade/core/base/random.h"
+#include "binade/ops/formulas.h"
 #include "binade/tests/core/expect_error.h"
 #include "binade/tests/cuda/compare.h"
 
@@ -193,6 +194,49 @@ TEST_F(CudaKernels, NormGradientsOfAllShapes) {
         }
       }
   }
+}
+
+// A sum with its norm has the bits of the kernels one by one: rows with vectors and without, residuals that start where
+// no vector does, rows too long for a block's memory, and draws of which a row starts within a block of four words.
+TEST_F(CudaKernels, SumsWithTheirNorms) {
+  struct Case {
+    std::int64_t rows, n, start;
+  };
+  for (const auto& [rows, n, start] :
+       {Case{5, 64, 0}, {5, 64, 1}, {3, 21, 0}, {40, 8, 0}, {2, 1032, 0}, {1, 20'000, 0}, {1, 60'000, 0}})
+    for (const auto& [of_residual, of_branch] : {std::pair(DType::f32, DType::bf16),
+                                                 {DType::f32, DType::f32},
+                                                 {DType::f16, DType::f16},
+                                                 {DType::f64, DType::f16},
+                                                 {DType::f64, DType::f64}})
+      for (const double p : {0.0, 0.4}) {
+        manual_seed(21);
+        const std::string what = "[" + std::to_string(rows) + ", " + std::to_string(n) + "] from " +
+                                 std::to_string(start) + ", " + to_text(of_residual) + " + " + to_text(of_branch) +
+                                 ", dropout " + std::to_string(p);
+        const auto drawn = [&](DType dtype) {
+          return randn({start + rows * n}).to(dtype).to(gpu).narrow(0, start, rows * n).view({rows, n});
+        };
+        const Tensor residual = drawn(of_residual), branch = drawn(of_branch);
+        const DType of_sum = promote_types(of_residual, of_branch);
+        const TensorOptions there{.dtype = of_sum, .device = gpu},
+            statistics{.dtype = of_sum == DType::f64 ? DType::f64 : DType::f32, .device = gpu};
+        const Tensor weight = randn({n}).to(gpu), bias = randn({n}).to(gpu);
+        const PhiloxState draw{42, 7};
+        Tensor dropped = branch.clone(), sum = zeros({rows, n}, there), y = zeros({rows, n}, there),
+               mean = zeros({rows}, statistics), rstd = zeros({rows}, statistics);
+        const Tensors expected{sum.clone(), y.clone(), mean.clone(), rstd.clone()};
+        if (p > 0) kernel::dropout(branch, dropped, draw, p);
+        kernel::binary_forward<formulas::Add>(residual, dropped, expected[0]);
+        kernel::layer_norm(expected[0], weight, bias, expected[1], expected[2], expected[3], 1e-5);
+        kernel::add_norm(residual, branch, weight, bias, sum, y, mean, rstd,
+                         {.eps = 1e-5, .dropout = p, .state = draw});
+        const Tensors got{sum, y, mean, rstd};
+        for (std::size_t k = 0; k < got.size(); ++k) expect_same_bits(cpu(got[k]), cpu(expected[k]), what);
+        kernel::rms_norm(expected[0], weight, expected[1], expected[3], 1e-5);
+        kernel::add_norm(residual, branch, weight, {}, sum, y, {}, rstd, {.eps = 1e-5, .dropout = p, .state = draw});
+        for (const std::size_t k : {0, 1, 3}) expect_same_bits(cpu(got[k]), cpu(expected[k]), what + ", rms_norm");
+      }
 }
 
 TEST_F(CudaKernels, BatchNormOfWholeVectors) {

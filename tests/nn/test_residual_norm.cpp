@@ -1,9 +1,13 @@
-// A norm in a residual block: it writes autocast's dtype straight away, and adds its gradient into the stream's. Both
-// must have the bits of the plain way.
+// A norm in a residual block: it writes autocast's dtype straight away, adds its gradient into the stream's, and is
+// computed with the sum before it. All must have the bits of the plain way.
 #include <gtest/gtest.h>
+
+#include <map>
+#include <optional>
 
 #include "binade/binade.h"
 #include "binade/core/autograd/observer.h"
+#include "binade/core/backend/kernel_slot.h"
 
 namespace {
 
@@ -82,6 +86,62 @@ TEST(ResidualNorm, AHookSeesTheWholeSum) {
   sum(stream + layer_norm(stream, norm.weight, norm.bias)).backward();
   const auto whole = seen.to_vector<float>(), of_x = norm.x.grad().to_vector<float>();
   for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_EQ(2 * whole[i], of_x[i]);
+}
+
+// What a block means, written with the public parts.
+Tensor by_parts(const nn::TransformerBlock& block, const Tensor& x) {
+  const Tensor y = x + block.attn(block.ln_1(x));
+  return y + block.mlp(block.ln_2(y));
+}
+
+TEST(ResidualNorm, ABlockIsItsParts) {
+  for (const bool training : {true, false}) {
+    manual_seed(8);
+    nn::TransformerBlock block(16, 2, {.causal = true, .dropout = 0.3}), other(16, 2, {.causal = true, .dropout = 0.3});
+    const nn::LayerNorm last(16);
+    for (nn::Module* module : {static_cast<nn::Module*>(&block), static_cast<nn::Module*>(&other)})
+      module->train(training);
+    const Tensor x = randn({2, 5, 16});
+    manual_seed(9);
+    const Tensor expected = by_parts(other, by_parts(block, x));
+    manual_seed(9);
+    EXPECT_EQ(other(block(x)).to_vector<float>(), expected.to_vector<float>());
+    manual_seed(9);
+    const NormedSum stacked = other(block(NormedSum{x, block.ln_1(x)}, other.ln_1), last);
+    EXPECT_EQ(stacked.sum.to_vector<float>(), expected.to_vector<float>());
+    EXPECT_EQ(stacked.normed.to_vector<float>(), last(expected).to_vector<float>());
+  }
+}
+
+struct KernelCalls final : KernelObserver {  // while it lives
+  KernelCalls() { kernel_observer = this; }
+  ~KernelCalls() { kernel_observer = nullptr; }
+  KernelCalls(const KernelCalls&) = delete;
+  KernelCalls& operator=(const KernelCalls&) = delete;
+  void on_kernel(std::string_view name, Device, double) override { ++calls[std::string(name)]; }
+  std::map<std::string, int> calls;
+};
+
+// Two sums a block, each with the norm that reads it; alone are the first block's first norm, the sum of embeddings and
+// the dropout after it. A checkpointed block ends in its sum, which the next one's norm then reads.
+TEST(ResidualNorm, AGptComputesItsNormsWithItsSums) {
+  for (const double p : {0.0, 0.25})
+    for (const bool checkpointing : {false, true}) {
+      const nn::GPT gpt({.vocab_size = 11,
+                         .block_size = 8,
+                         .n_layer = 3,
+                         .n_head = 2,
+                         .n_embd = 8,
+                         .dropout = p,
+                         .activation_checkpointing = checkpointing});
+      const amp::Autocast autocast(DType::bf16);
+      KernelCalls kernels;
+      gpt.hidden(randint(0, 11, {2, 6}));
+      EXPECT_EQ(kernels.calls["add_norm"], checkpointing ? 3 : 6);
+      EXPECT_EQ(kernels.calls["layer_norm"], checkpointing ? 4 : 1);
+      EXPECT_EQ(kernels.calls["add"], checkpointing ? 4 : 1);
+      EXPECT_EQ(kernels.calls["dropout"], p == 0 ? 0 : checkpointing ? 4 : 1);
+    }
 }
 
 }  // namespace

@@ -203,6 +203,25 @@ TEST(Shadow, RandomOperationsReplayTheirDraw) {
   }
 }
 
+// A norm computed with its sum: observed, both operations run again, each by itself.
+TEST(Shadow, ASumAndItsNormAreReplayedOneByOne) {
+  for (const ShadowReference reference : references) {
+    manual_seed(6);
+    ShadowExecution shadow({.reference = reference});
+    const ObserverScope watching(shadow);
+    const Tensor x = randn({8, 24}, {.requires_grad = true}), weight = randn({24}, {.requires_grad = true});
+    const NormedSum made = add_layer_norm(x * 2.0, gelu(x), weight, {}, {.dropout = 0.5});
+    sum(made.normed * made.sum).backward();
+    for (const char* operation : {"dropout_add", "layer_norm"}) {
+      const ShadowEntry entry = find(shadow.entries(), operation, "");
+      EXPECT_LT(entry.worst(), 64 * epsilon(DType::f32)) << operation;  // another draw is off by about 1
+      EXPECT_EQ(entry.forward.calls, 1);
+      EXPECT_EQ(entry.forward.skipped + entry.backward.skipped, 0);
+      EXPECT_EQ(entry.backward.calls, 2);
+    }
+  }
+}
+
 TEST(Shadow, AccumulatedGradientsAreNotMistakenForErrors) {
   manual_seed(8);
   const nn::Linear linear(8, 8);

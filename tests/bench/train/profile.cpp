@@ -106,6 +106,7 @@ Watches watch_all(DeviceType device) {
   Watches watches(device);
   watches.add<kernel::layer_norm>();
   watches.add<kernel::layer_norm_backward>();
+  watches.add<kernel::add_norm>();
   watches.add<kernel::cross_entropy>();
   watches.add<kernel::cross_entropy_backward>();
   watches.add<kernel::adam>();
