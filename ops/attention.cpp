@@ -45,7 +45,6 @@ void check_lengths(std::string_view op, const char* what, const Tensor& lengths,
         lengths.dtype());
   check(lengths.dim() == 1 && lengths.size(0) == x.size(0), op, ": ", what, " must be [", x.size(0),
         "], one for each sequence, got ", lengths.shape());
-  check(lengths.device() == x.device(), op, ": ", what, " must be on ", x.device(), ", got ", lengths.device());
 }
 std::vector<std::int64_t> lengths_of(const Tensor& lengths, std::int64_t batch, std::int64_t time) {
   return lengths ? lengths.to_vector<std::int64_t>() : std::vector(static_cast<std::size_t>(batch), time);

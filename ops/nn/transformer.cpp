@@ -27,10 +27,11 @@ MultiHeadAttention::MultiHeadAttention(std::int64_t channels, std::int64_t head_
         " channels, ", heads, " heads");
 }
 
-Tensor MultiHeadAttention::operator()(const Tensor& x) const {
+Tensor MultiHeadAttention::operator()(const Tensor& x, const Tensor& lengths) const {
   const ModuleScope inside = enter();
   const double p = training() ? dropout_p : 0;
-  const Tensor y = proj(packed_self_attention(qkv(x), heads, {.is_causal = causal, .scale = {}, .dropout = p}));
+  const Tensor mixed = packed_self_attention(qkv(x), heads, {.is_causal = causal, .dropout = p, .lengths = lengths});
+  const Tensor y = proj(mixed);
   return p == 0 ? y : dropout(y, p);
 }
 
@@ -51,9 +52,9 @@ TransformerBlock::TransformerBlock(std::int64_t channels, std::int64_t heads, At
       ln_2(add("ln_2", LayerNorm(channels, {.bias = settings.bias}))),
       mlp(add("mlp", MLP(channels, 4 * channels, {.dropout = settings.dropout, .bias = settings.bias}))) {}
 
-Tensor TransformerBlock::operator()(const Tensor& x) const {
+Tensor TransformerBlock::operator()(const Tensor& x, const Tensor& lengths) const {
   const ModuleScope inside = enter();
-  const Tensor y = x + attn(ln_1(x, product_dtype()));
+  const Tensor y = x + attn(ln_1(x, product_dtype()), lengths);
   return y + mlp(ln_2(y, product_dtype()));
 }
 

@@ -12,9 +12,11 @@ struct AttentionSettings {
   double dropout = 0;  // of the probabilities and of the result
   bool bias = true;
 };
-struct MultiHeadAttention : Module {  // self-attention: x [batch, time, channels] -> the same
+// Self-attention: x [batch, time, channels] -> the same. With lengths, i32 or i64 [batch], of padded sequences, nothing
+// attends to what lies beyond them (SelfAttentionOptions).
+struct MultiHeadAttention : Module {
   MultiHeadAttention(std::int64_t channels, std::int64_t head_count, AttentionSettings settings = {});
-  Tensor operator()(const Tensor& x) const;
+  Tensor operator()(const Tensor& x, const Tensor& lengths = {}) const;
   std::int64_t heads;
   bool causal;
   double dropout_p;
@@ -32,9 +34,9 @@ struct MLP : Module {  // proj(gelu(fc(x))), GELU in its tanh form, computed wit
   Linear fc, proj;
 };
 
-struct TransformerBlock : Module {  // x + attn(ln_1(x)), then x + mlp(ln_2(x))
+struct TransformerBlock : Module {  // x + attn(ln_1(x), lengths), then x + mlp(ln_2(x))
   TransformerBlock(std::int64_t channels, std::int64_t heads, AttentionSettings settings = {});
-  Tensor operator()(const Tensor& x) const;
+  Tensor operator()(const Tensor& x, const Tensor& lengths = {}) const;
   LayerNorm ln_1;
   MultiHeadAttention attn;
   LayerNorm ln_2;
