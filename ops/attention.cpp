@@ -21,49 +21,94 @@ Tensor last_contiguous(const Tensor& x) {  // what the kernels ask for
 
 DType statistics_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
+// Of a batch of sequences: i32 [batch] as kernels get them, or both undefined where every sequence is whole.
+struct Lengths {
+  Tensor q, kv;
+};
+Lengths checked_lengths(const Tensor& q, const Tensor& kv, std::int64_t time_q, std::int64_t time_k) {
+  if (!q && !kv) return {};
+  const Tensor& given = q ? q : kv;
+  const Spec spec{{given.size(0)}, DType::i32};
+  const Lengths checked{empty(spec, given.device()), empty(spec, given.device())};
+  kernel::attention_lengths(checked.q, checked.kv, q, kv, time_q, time_k);
+  return checked;
+}
+Lengths checked_lengths(const Tensor& both, std::int64_t time) {
+  if (!both) return {};
+  const Tensor checked = empty(Spec{{both.size(0)}, DType::i32}, both.device());
+  kernel::attention_lengths(checked, {}, both, {}, time, time);
+  return {checked, checked};
+}
+void check_lengths(std::string_view op, const char* what, const Tensor& lengths, const Tensor& x) {
+  if (!lengths) return;
+  check(lengths.dtype() == DType::i32 || lengths.dtype() == DType::i64, op, ": ", what, " must be i32 or i64, got ",
+        lengths.dtype());
+  check(lengths.dim() == 1 && lengths.size(0) == x.size(0), op, ": ", what, " must be [", x.size(0),
+        "], one for each sequence, got ", lengths.shape());
+}
+std::vector<std::int64_t> lengths_of(const Tensor& lengths, std::int64_t batch, std::int64_t time) {
+  return lengths ? lengths.to_vector<std::int64_t>() : std::vector(static_cast<std::size_t>(batch), time);
+}
+
 struct AttentionCall {  // options of one call, with the dropout's draw
-  SdpaOptions options;
+  bool causal = false;
+  std::optional<double> scale;
+  double dropout = 0;
   PhiloxState state;
 
-  kernel::AttentionOptions kernel_options(std::int64_t d) const {
+  kernel::AttentionOptions kernel_options(std::int64_t d, const Lengths& lengths = {}) const {
     const double standard = d == 0 ? 1.0 : 1 / std::sqrt(static_cast<double>(d));
-    return {options.scale.value_or(standard), options.is_causal, options.dropout, state};
+    return {.scale = scale.value_or(standard),
+            .causal = causal,
+            .dropout = dropout,
+            .state = state,
+            .q_lengths = lengths.q,
+            .kv_lengths = lengths.kv};
   }
 };
 
-AttentionCall make_call(std::string_view op, const SdpaOptions& options) {
+template <class Options>
+AttentionCall make_call(std::string_view op, const Options& options) {
   check(options.dropout >= 0 && options.dropout < 1, op, ": dropout must be at least 0 and less than 1, got ",
         options.dropout);
-  return {options, options.dropout > 0 ? next_draw() : PhiloxState{}};
+  return {options.is_causal, options.scale, options.dropout, options.dropout > 0 ? next_draw() : PhiloxState{}};
 }
 
+struct ReferenceSizes {
+  std::int64_t batch, heads, time_q, time_k, d;
+  std::vector<std::int64_t> q_lengths, kv_lengths;
+};
 // f64 loops on contiguous [batch, heads, time, d] given by a function of (batch, head, time, channel).
 template <class Query, class Key, class Value, class Mask, class Out>
-void reference_attention(const Shape& sizes, std::int64_t time_k, const kernel::AttentionOptions& options,
-                         const Query& query, const Key& key, const Value& value, const Mask& mask, const Out& out) {
-  const std::int64_t heads = sizes[1], time_q = sizes[2], d = sizes[3];
-  std::vector<double> p(static_cast<std::size_t>(time_k));
-  for (std::int64_t b = 0; b < sizes[0]; ++b)
-    for (std::int64_t h = 0; h < heads; ++h)
-      for (std::int64_t i = 0; i < time_q; ++i) {
+void reference_attention(const ReferenceSizes& sizes, const kernel::AttentionOptions& options, const Query& query,
+                         const Key& key, const Value& value, const Mask& mask, const Out& out) {
+  std::vector<double> p(static_cast<std::size_t>(sizes.time_k));
+  for (std::int64_t b = 0; b < sizes.batch; ++b)
+    for (std::int64_t h = 0; h < sizes.heads; ++h)
+      for (std::int64_t i = 0; i < sizes.time_q; ++i) {
+        const auto sequence = static_cast<std::size_t>(b);
+        const std::int64_t keys = i < sizes.q_lengths[sequence] ? sizes.kv_lengths[sequence] : 0;
         double top = -std::numeric_limits<double>::infinity(), sum = 0;
-        for (std::int64_t j = 0; j < time_k; ++j) {
+        for (std::int64_t j = 0; j < keys; ++j) {
           double score = 0;
-          for (std::int64_t c = 0; c < d; ++c) score += query(b, h, i, c) * key(b, h, j, c);
+          for (std::int64_t c = 0; c < sizes.d; ++c) score += query(b, h, i, c) * key(b, h, j, c);
           score = options.causal && j > i ? -std::numeric_limits<double>::infinity()
                                           : score * options.scale + mask(b, h, i, j);
           p[static_cast<std::size_t>(j)] = score;
           top = std::max(top, score);
         }
-        for (double& score : p) sum += score = std::isinf(top) ? 0.0 : std::exp(score - top);
-        for (std::int64_t j = 0; j < time_k && options.dropout > 0; ++j) {
-          const auto word = static_cast<std::uint64_t>(((b * heads + h) * time_q + i) * time_k + j);
+        for (std::int64_t j = 0; j < keys; ++j) {
+          double& score = p[static_cast<std::size_t>(j)];
+          sum += score = std::isinf(top) ? 0.0 : std::exp(score - top);
+        }
+        for (std::int64_t j = 0; j < keys && options.dropout > 0; ++j) {
+          const auto word = static_cast<std::uint64_t>(((b * sizes.heads + h) * sizes.time_q + i) * sizes.time_k + j);
           const bool kept = static_cast<double>(uniform_from_word(philox_word(options.state, word))) >= options.dropout;
           p[static_cast<std::size_t>(j)] *= kept ? 1 / (1 - options.dropout) : 0;
         }
-        for (std::int64_t c = 0; c < d; ++c) {
+        for (std::int64_t c = 0; c < sizes.d; ++c) {
           double total = 0;
-          for (std::int64_t j = 0; j < time_k; ++j) total += p[static_cast<std::size_t>(j)] * value(b, h, j, c);
+          for (std::int64_t j = 0; j < keys; ++j) total += p[static_cast<std::size_t>(j)] * value(b, h, j, c);
           out(b, h, i, c) = sum == 0 ? 0 : total / sum;
         }
       }
@@ -95,6 +140,8 @@ struct Attention : Op {
       const bool fits = mask.dim() <= 4 && broadcast_shapes(mask.shape(), scores, name()) == scores;
       check(fits, name(), ": mask must broadcast to ", scores, ", got ", mask.shape());
     }
+    check_lengths(name(), "q_lengths", in[4], q);
+    check_lengths(name(), "kv_lengths", in[5], q);
     return q.spec();
   }
   Tensor forward(Inputs in, Saved& saved) const override {
@@ -102,9 +149,10 @@ struct Attention : Op {
     const Tensor q = last_contiguous(in[0]), k = last_contiguous(in[1]), v = last_contiguous(in[2]), mask = in[3];
     const Tensor o = empty(spec, q.device());
     const Tensor lse = empty(Spec{{q.size(0), q.size(1), q.size(2)}, statistics_dtype(q.dtype())}, q.device());
+    const Lengths lengths = checked_lengths(in[4], in[5], q.size(2), k.size(2));
     if (o.numel() > 0)
-      kernel::attention(q, k, v, mask_view(mask, q, k), o, lse, call.kernel_options(q.size(3)));
-    for (const Tensor& x : {q, k, v, mask, o, lse}) saved.save(x);
+      kernel::attention(q, k, v, mask_view(mask, q, k), o, lse, call.kernel_options(q.size(3), lengths));
+    for (const Tensor& x : {q, k, v, mask, o, lse, lengths.q, lengths.kv}) saved.save(x);
     return o;
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
@@ -114,7 +162,7 @@ struct Attention : Op {
       if (out.wanted(i)) gradients[i] = empty(saved[i].spec(), q.device());
     if (o.numel() > 0) {
       kernel::attention_backward(q, k, v, mask_view(mask, q, k), o, lse, last_contiguous(dy), gradients[0],
-                                 gradients[1], gradients[2], call.kernel_options(q.size(3)));
+                                 gradients[1], gradients[2], call.kernel_options(q.size(3), {saved[6], saved[7]}));
     } else {
       for (const Tensor& gradient : gradients)
         if (gradient) kernel::fill(gradient, 0);
@@ -141,8 +189,9 @@ struct Attention : Op {
       return value != 0 ? 0.0 : -std::numeric_limits<double>::infinity();
     };
     reference_attention(
-        {shape[0], shape[1], shape[2], d}, time_k, call.kernel_options(d),
-        [&](auto b, auto h, auto i, auto c) { return element(q, b, h, i, c); },
+        {shape[0], shape[1], shape[2], time_k, d, lengths_of(in[4], shape[0], shape[2]),
+         lengths_of(in[5], shape[0], time_k)},
+        call.kernel_options(d), [&](auto b, auto h, auto i, auto c) { return element(q, b, h, i, c); },
         [&](auto b, auto h, auto j, auto c) { return element(k, b, h / group, j, c); },
         [&](auto b, auto h, auto j, auto c) { return element(v, b, h / group, j, c); }, masked,
         [&](auto b, auto h, auto i, auto c) -> double& { return element(o, b, h, i, c); });
@@ -170,16 +219,18 @@ struct PackedAttention : Op {
     check_dims(name(), "qkv", qkv, 3);
     check(heads > 0 && qkv.size(2) % (3 * heads) == 0, name(), ": the last dimension must be 3 * heads * d with ",
           heads, " heads, got ", qkv.shape());
+    check_lengths(name(), "lengths", in[1], qkv);
     return {{qkv.size(0), qkv.size(1), qkv.size(2) / 3}, qkv.dtype()};
   }
   Tensor forward(Inputs in, Saved& saved) const override {
     const Spec spec = infer(in);
     const Tensor qkv = last_contiguous(in[0]), o = empty(spec, qkv.device());
     const Tensor lse = empty(Spec{{qkv.size(0), heads, qkv.size(1)}, statistics_dtype(qkv.dtype())}, qkv.device());
+    const Lengths lengths = checked_lengths(in[1], qkv.size(1));
     if (o.numel() > 0)
       kernel::attention(by_heads(qkv, 0, 3), by_heads(qkv, 1, 3), by_heads(qkv, 2, 3), {}, by_heads(o, 0, 1), lse,
-                        call.kernel_options(spec.shape[2] / heads));
-    for (const Tensor& x : {qkv, o, lse}) saved.save(x);
+                        call.kernel_options(spec.shape[2] / heads, lengths));
+    for (const Tensor& x : {qkv, o, lse, lengths.q}) saved.save(x);
     return o;
   }
   void backward(const Saved& saved, const Tensor& dy, Gradients& out) const override {
@@ -189,7 +240,7 @@ struct PackedAttention : Op {
     if (o.numel() > 0)
       kernel::attention_backward(by_heads(qkv, 0, 3), by_heads(qkv, 1, 3), by_heads(qkv, 2, 3), {}, by_heads(o, 0, 1),
                                  lse, by_heads(d_o, 0, 1), by_heads(dqkv, 0, 3), by_heads(dqkv, 1, 3),
-                                 by_heads(dqkv, 2, 3), call.kernel_options(o.size(2) / heads));
+                                 by_heads(dqkv, 2, 3), call.kernel_options(o.size(2) / heads, {saved[3], saved[3]}));
     out.put(0, dqkv);
   }
   Tensor reference(Inputs in) const override {
@@ -201,8 +252,9 @@ struct PackedAttention : Op {
         return x[static_cast<std::size_t>((b * time + i) * 3 * width + which * width + h * d + c)];
       };
     };
+    const std::vector<std::int64_t> lengths = lengths_of(in[1], batch, time);
     reference_attention(
-        {batch, heads, time, d}, time, call.kernel_options(d), part(0), part(1), part(2),
+        {batch, heads, time, time, d, lengths, lengths}, call.kernel_options(d), part(0), part(1), part(2),
         [](auto, auto, auto, auto) { return 0.0; },
         [&](auto b, auto h, auto i, auto c) -> double& {
           return y[static_cast<std::size_t>((b * time + i) * width + h * d + c)];
@@ -279,13 +331,13 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
                                     SdpaOptions options) {
   Attention op;
   op.call = make_call(op.name(), options);
-  return run(std::move(op), {q, k, v, mask ? mask.detach() : mask});
+  return run(std::move(op), {q, k, v, mask ? mask.detach() : mask, options.q_lengths, options.kv_lengths});
 }
-Tensor packed_self_attention(const Tensor& qkv, std::int64_t heads, SdpaOptions options) {
+Tensor packed_self_attention(const Tensor& qkv, std::int64_t heads, SelfAttentionOptions options) {
   PackedAttention op;
   op.heads = heads;
   op.call = make_call(op.name(), options);
-  return run(std::move(op), {qkv});
+  return run(std::move(op), {qkv, options.lengths});
 }
 Tensor rotary_embedding(const Tensor& x, RotaryOptions options) {
   Rotary op;

@@ -163,15 +163,26 @@ struct SdpaOptions {
   bool is_causal = false;
   std::optional<double> scale = {};  // default 1 / sqrt(d)
   double dropout = 0;           // applied whenever it is not 0
+  // Of padded sequences, i32 or i64 [batch], each in [0, time_q] or [0, time_k]; absent: all are whole. Nothing attends to
+  // keys from kv_lengths[b] on; queries from q_lengths[b] on give zeros, and so do gradients of either. What lies there is
+  // not used, but should be finite: cuDNN may multiply it with 0.
+  Tensor q_lengths = {}, kv_lengths = {};
 };
 // q [batch, heads, time_q, d], k, v [batch, kv_heads, time_k, d], heads a multiple of kv_heads (grouped-query).
 // mask: bool (true = may attend) or floating (added), broadcasting to [batch, heads, time_q, time_k]; no gradient.
-// Never forms the time_q x time_k matrix in memory.
+// Causal: query i sees keys j <= i, both counted from the start, whatever the lengths. A query sees what mask, causality
+// and lengths all allow; one that sees nothing gives zeros. Never forms the time_q x time_k matrix in memory.
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask = {},
                                     SdpaOptions options = {});
+struct SelfAttentionOptions {  // as SdpaOptions; a sequence has as many queries as keys
+  bool is_causal = false;
+  std::optional<double> scale = {};
+  double dropout = 0;
+  Tensor lengths = {};
+};
 // The same from one packed projection qkv [batch, time, 3 * heads * d] (q, then k, then v): [batch, time, heads * d],
 // without a copy of q, k, v in either direction.
-Tensor packed_self_attention(const Tensor& qkv, std::int64_t heads, SdpaOptions options = {});
+Tensor packed_self_attention(const Tensor& qkv, std::int64_t heads, SelfAttentionOptions options = {});
 struct RotaryOptions {
   double base = 10000;
   bool interleaved = false;      // pairs (2i, 2i+1), else (i, i + d/2)

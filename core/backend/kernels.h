@@ -148,15 +148,25 @@ struct AttentionOptions {
   double dropout = 0;   // of the probabilities: word ((b*heads + h)*time_q + i)*time_k + j of `state`
   PhiloxState state;
   MatmulPrecision precision = float32_matmul_precision();  // for f32 q: of q, k, v, d_o, and of what they multiply
+  // As attention_lengths writes them, or both absent: all of time_q and time_k. Of sequence b, queries from q_lengths[b]
+  // on see nothing, and keys from kv_lengths[b] on are seen by nobody; what lies there need not be read.
+  TensorView q_lengths, kv_lengths;
 };
 // mask [batch, heads, time_q, time_k] (strides 0 where broadcast): bool, true = may attend; or floating, added to the
-// scores. lse [batch, heads, time_q] f32 (f64). A row that sees nothing gives zeros and lse = -inf.
+// scores. lse [batch, heads, time_q] f32 (f64). A row that sees nothing gives zeros and lse = -inf. Rows beyond lengths: all
+// results and gradients zeros, lse inf, so that exp(score - lse) is 0 wherever somebody reads them after all.
 inline KernelSlot<void(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
                        AttentionOptions options)>
     attention{"attention"};
 inline KernelSlot<void(TensorView q, TensorView k, TensorView v, TensorView mask, TensorView o, TensorView lse,
                        TensorView d_o, TensorView dq, TensorView dk, TensorView dv, AttentionOptions options)>
     attention_backward{"attention_backward"};
+// Lengths of sequences, i32 or i64 [batch] or absent (the whole time), as i32 [batch], contiguous, for the options above.
+// Throws Error naming the length that is not in [0, time]; where that is thrown later it is meanwhile the nearer end.
+// Where a sequence has no queries or no keys, both lengths become 0. Self-attention: kv and kv_lengths are absent.
+inline KernelSlot<void(TensorView q, TensorView kv, TensorView q_lengths, TensorView kv_lengths, std::int64_t time_q,
+                       std::int64_t time_k)>
+    attention_lengths{"attention_lengths"};
 // Rotates pairs of the last dim of x [.., time, d] by the angle whose cosine and sine are in cos, sin [time, d/2] f32
 // (f64 for f64), contiguous;
 // pairs (2i, 2i+1) when interleaved, else (i, i + d/2). Inverse rotates back (the backward pass).

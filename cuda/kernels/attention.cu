@@ -41,9 +41,11 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
                      batch = blockIdx.x / tiles / s.heads;
   const std::int64_t kv_head = head / (s.heads / s.kv_heads), first = tile * T::own;
   const Span k_head = k.of_head(batch, kv_head), v_head = v.of_head(batch, kv_head);
-  const std::int64_t last = first + T::own < s.time_q ? first + T::own : s.time_q;
-  const std::int64_t seen = s.causal && last < s.time_k ? last : s.time_k;  // by the last query of the tile
-  T::load(queries, T::own, q, q.of_head(batch, head), first, s.time_q, s, s.tf32);
+  const Extent extent = s.extent(batch);
+  const std::int64_t last = first + T::own < extent.queries ? first + T::own : extent.queries;
+  const std::int64_t most_seen = s.causal && last < extent.keys ? last : extent.keys;  // by the last query of the tile
+  const std::int64_t seen = first < last ? most_seen : 0;
+  T::load(queries, T::own, q, q.of_head(batch, head), first, extent.queries, s, s.tf32);
 
   C sums[rows][T::channels] = {}, most[rows], total[rows];
 #pragma unroll
@@ -52,9 +54,9 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
     total[i] = C(0);
   }
   for (std::int64_t key = 0; key < seen; key += T::other) {
-    T::load(keys, T::other, k, k_head, key, s.time_k, s, s.tf32);
+    T::load(keys, T::other, k, k_head, key, extent.keys, s, s.tf32);
     __syncthreads();
-    const unsigned kept = T::prepare(s, batch, head, first, key, false, probabilities);
+    const unsigned kept = T::prepare(s, extent, batch, head, first, key, false, probabilities);
     C scores[rows][columns];
     T::multiply(queries, keys, s.d, scores);
 #pragma unroll
@@ -82,7 +84,7 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
     }
     T::share(scores, probabilities, s.tf32);
     __syncthreads();
-    T::load(keys, T::other, v, v_head, key, s.time_k, s, s.tf32);
+    T::load(keys, T::other, v, v_head, key, extent.keys, s, s.tf32);
     __syncthreads();
     T::accumulate(probabilities, keys, s.d, sums);
     __syncthreads();
@@ -95,14 +97,15 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
     for (int c = 0; c < T::channels; ++c) sums[i][c] *= factor;
   }
   __syncthreads();  // without keys nothing was waited for yet
-  T::store(sums, queries, o, o.of_head(batch, head), first, s.time_q, s.d);
+  T::store(sums, queries, o, o.of_head(batch, head), first, s.time_q, extent.queries, s.d);
   if (T::column() != 0) return;
   const Span lse_head = lse.of_head(batch, head);
 #pragma unroll
   for (int i = 0; i < rows; ++i) {
     const std::int64_t query = first + T::row() + i;
-    if (query < s.time_q)
-      lse_head.set<Formats::arithmetic>(query * lse.strides[2], total[i] == C(0) ? nothing : most[i] + log(total[i]));
+    if (query >= s.time_q) continue;
+    const C of_row = total[i] == C(0) ? nothing : most[i] + log(total[i]);
+    lse_head.set<Formats::arithmetic>(query * lse.strides[2], query < extent.queries ? of_row : -nothing);
   }
 }
 

@@ -66,9 +66,11 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
   C* const own_delta = shared_probabilities;                                   // queries only
 
   const std::int64_t own_heads = keys ? s.kv_heads : s.heads, group = s.heads / s.kv_heads;
-  const std::int64_t own_time = keys ? s.time_k : s.time_q, other_time = keys ? s.time_q : s.time_k;
   const std::int64_t start = blockIdx.x % tiles * T::own, own_head = blockIdx.x / tiles % own_heads;
   const std::int64_t batch = blockIdx.x / tiles / own_heads;
+  const Extent extent = s.extent(batch);
+  const std::int64_t own_time = keys ? extent.keys : extent.queries;
+  const std::int64_t other_time = keys ? extent.queries : extent.keys;
   const std::int64_t stop = start + T::own < own_time ? start + T::own : own_time;
   T::load(own_first, T::own, own.first, own.first.of_head(batch, own_head), start, own_time, s, s.tf32);
   T::load(own_second, T::own, own.second, own.second.of_head(batch, own_head), start, own_time, s, s.tf32);
@@ -84,7 +86,8 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
 
   // With a causal mask, keys from `start` are seen by queries from there on.
   const std::int64_t begin = keys && s.causal ? start / T::other * T::other : 0;
-  const std::int64_t end = !keys && s.causal && stop < other_time ? stop : other_time;
+  const std::int64_t most_seen = !keys && s.causal && stop < other_time ? stop : other_time;
+  const std::int64_t end = start < stop ? most_seen : 0;
   C first_sums[rows][T::channels] = {}, second_sums[rows][T::channels] = {};
   for (std::int64_t g = 0; g < (keys ? group : 1); ++g) {
     const std::int64_t head = keys ? own_head * group + g : own_head, other_head = keys ? head : own_head / group;
@@ -94,7 +97,7 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
       T::load(other_first, T::other, other.first, other.first.of_head(batch, other_head), at, other_time, s, s.tf32);
       T::load(other_second, T::other, other.second, other.second.of_head(batch, other_head), at, other_time, s, s.tf32);
       __syncthreads();
-      const unsigned kept = T::prepare(s, batch, head, start, at, keys, shared_gradients);
+      const unsigned kept = T::prepare(s, extent, batch, head, start, at, keys, shared_gradients);
       C probabilities[rows][columns], gradients[rows][columns];
       T::multiply(own_first, other_first, s.d, probabilities);
       T::multiply(own_second, other_second, s.d, gradients);
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
           const std::int64_t query = keys ? b : a, key = keys ? a : b;
           const C score = T::score(s, probabilities[i][j], shared_gradients, i, j);
           C p = 0, d_score = 0;
-          if (query < s.time_q && key < s.time_k) {
+          if (query < extent.queries && key < extent.keys) {
             const C lse = lse_rows[query * statistics.lse.strides[2]];
             const C factor = T::dropout_factor(s, kept, i, j);
             p = lse == -std::numeric_limits<C>::infinity() ? C(0) : exp(score - lse);
@@ -126,9 +129,11 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
     }
   }
   __syncthreads();  // where the other side is empty nothing was waited for yet
-  if (d_first.data) T::store(first_sums, own_first, d_first, d_first.of_head(batch, own_head), start, own_time, s.d);
+  const std::int64_t time = keys ? s.time_k : s.time_q;
+  if (d_first.data)
+    T::store(first_sums, own_first, d_first, d_first.of_head(batch, own_head), start, time, own_time, s.d);
   if (keys && dv_or_o.data)
-    T::store(second_sums, own_second, dv_or_o, dv_or_o.of_head(batch, own_head), start, own_time, s.d);
+    T::store(second_sums, own_second, dv_or_o, dv_or_o.of_head(batch, own_head), start, time, own_time, s.d);
 }
 
 template <class C, int D, bool keys>

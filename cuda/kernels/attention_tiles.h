@@ -16,13 +16,21 @@ namespace binade::cuda {
 // Per multiprocessor, for ptxas: all the registers it wants. Left alone it aims at more blocks and spills.
 inline constexpr int attention_blocks = 2;
 
+struct Extent {  // of one sequence: the queries and keys that take part
+  std::int64_t queries, keys;
+};
 struct AttentionShape {
   std::int64_t heads, kv_heads, time_q, time_k;
   int d;
   double scale, dropout;
   Draw draw;
   bool causal, tf32;
-  Strided4 mask;  // [batch, heads, time_q, time_k] or absent
+  Strided4 mask;                               // [batch, heads, time_q, time_k] or absent
+  const std::int32_t *q_lengths, *kv_lengths;  // [batch], or both null
+  __device__ __forceinline__ Extent extent(std::int64_t batch) const {
+    if (!q_lengths) return {time_q, time_k};
+    return {q_lengths[batch], kv_lengths[batch]};
+  }
 };
 
 inline AttentionShape attention_shape(const TensorView& q, const TensorView& k, const TensorView& mask,
@@ -37,7 +45,9 @@ inline AttentionShape attention_shape(const TensorView& q, const TensorView& k, 
           draw_of(o.state, q.device),
           o.causal,
           rounds_to_tf32(q.dtype, o.precision),
-          strided(mask)};
+          strided(mask),
+          o.q_lengths.as<const std::int32_t>(),
+          o.kv_lengths.as<const std::int32_t>()};
 }
 
 struct HeadRows {  // x [batch, heads, time, d] with the last dim contiguous, or [batch, heads, time], or absent
@@ -59,10 +69,10 @@ inline HeadRows head_rows(const TensorView& x) {
 
 // What is added to the scaled product of query i and key j: the mask; -inf where the key may not be seen.
 template <class C>
-__device__ __forceinline__ C score_term(const AttentionShape& s, std::int64_t batch, std::int64_t head, std::int64_t i,
-                                        std::int64_t j) {
+__device__ __forceinline__ C score_term(const AttentionShape& s, const Extent& extent, std::int64_t batch,
+                                        std::int64_t head, std::int64_t i, std::int64_t j) {
   constexpr C nothing = -std::numeric_limits<C>::infinity();
-  if (i >= s.time_q || j >= s.time_k || (s.causal && j > i)) return nothing;
+  if (i >= extent.queries || j >= extent.keys || (s.causal && j > i)) return nothing;
   if (!s.mask.data) return C(0);
   const C value = s.mask.data.get<C, Formats::arithmetic>(s.mask.at(batch, head, i, j));
   return s.mask.data.dtype != DType::boolean ? value : (value != C(0) ? C(0) : nothing);
@@ -130,14 +140,14 @@ struct AttentionTiles {
   // The terms of this thread's scores, into `shared`, and which of its probabilities dropout keeps, as bits i Other +
   // j: loops that are not unrolled, for the mask's dtypes and Philox make long programs. The own side is the keys' or
   // not.
-  __device__ static unsigned prepare(const AttentionShape& s, std::int64_t batch, std::int64_t head, std::int64_t start,
-                                     std::int64_t at, bool keys, C* shared) {
+  __device__ static unsigned prepare(const AttentionShape& s, const Extent& extent, std::int64_t batch,
+                                     std::int64_t head, std::int64_t start, std::int64_t at, bool keys, C* shared) {
     unsigned kept = 0;
 #pragma unroll 1
     for (int e = 0; e < Own * Other; ++e) {
       const int r = row() + e / Other, c = column() + thread_columns * (e % Other);
       const std::int64_t query = keys ? at + c : start + r, key = keys ? start + r : at + c;
-      shared[r * score_pitch + c] = score_term<C>(s, batch, head, query, key);
+      shared[r * score_pitch + c] = score_term<C>(s, extent, batch, head, query, key);
       if (s.dropout > 0 && keeps(s, batch, head, query, key)) kept |= 1U << e;
     }
     return kept;
@@ -176,14 +186,15 @@ struct AttentionTiles {
       }
     }
   }
-  // Rows [first, ..) of one head from sums, through `tile` [own, pitch], which nobody reads any more: few stores in the
-  // program, side by side in memory.
+  // Rows [first, ..) of one head, `time` long, from sums, and zeros from `length` on; through `tile` [own, pitch],
+  // which nobody reads any more: few stores in the program, side by side in memory.
   __device__ static void store(const C (&sums)[Own][channels], C* tile, const HeadRows& rows, const Span& head,
-                               std::int64_t first, std::int64_t time, int d) {
+                               std::int64_t first, std::int64_t time, std::int64_t length, int d) {
 #pragma unroll
     for (int i = 0; i < Own; ++i)
 #pragma unroll
-      for (int c = 0; c < channels; ++c) tile[(row() + i) * pitch + column() + thread_columns * c] = sums[i][c];
+      for (int c = 0; c < channels; ++c)
+        tile[(row() + i) * pitch + column() + thread_columns * c] = first + row() + i < length ? sums[i][c] : C(0);
     __syncthreads();
     const int valid = static_cast<int>(time - first < own ? time - first : own);
     if (std::is_same_v<C, float> && rows.vectors) {

@@ -60,12 +60,14 @@ fe::DataType_t data_type(DType dtype) {
       return fe::DataType_t::HALF;
     case DType::bf16:
       return fe::DataType_t::BFLOAT16;
+    case DType::i32:
+      return fe::DataType_t::INT32;
     default:
       fail({"cuDNN: no plans of ", to_text(dtype)});
   }
 }
 DType dtype_of(fe::DataType_t type) {
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::i32})
     if (data_type(dtype) == type) return dtype;
   fail({"cuDNN: a plan has a tensor of unknown dtype"});
 }
@@ -89,22 +91,21 @@ class Translation {
 
   void operator()(const SdpaForward& s) {
     const TensorHandle q = input(s.q), k = input(s.k), v = input(s.v);
-    const auto [o, lse] = graph_.sdpa(
-        q, k, v,
-        fe::graph::SDPA_attributes().set_name("sdpa").set_generate_stats(true).set_causal_mask(s.causal).set_attn_scale(
-            static_cast<float>(s.scale)));
+    auto attributes = fe::graph::SDPA_attributes().set_name("sdpa").set_generate_stats(true);
+    attributes.set_causal_mask(s.causal).set_attn_scale(static_cast<float>(s.scale));
+    set_lengths(attributes, s);
+    const auto [o, lse] = graph_.sdpa(q, k, v, attributes);
     output(o, s.o);
     output(lse, s.lse);
   }
   void operator()(const SdpaBackward& s) {
     const TensorHandle q = input(s.q), k = input(s.k), v = input(s.v), o = input(s.o), d_o = input(s.d_o),
                        lse = input(s.lse);
-    const auto [dq, dk, dv] = graph_.sdpa_backward(q, k, v, o, d_o, lse,
-                                                   fe::graph::SDPA_backward_attributes()
-                                                       .set_name("sdpa_backward")
-                                                       .set_causal_mask(s.causal)
-                                                       .set_deterministic_algorithm(true)
-                                                       .set_attn_scale(static_cast<float>(s.scale)));
+    auto attributes = fe::graph::SDPA_backward_attributes().set_name("sdpa_backward");
+    attributes.set_causal_mask(s.causal).set_deterministic_algorithm(true);
+    attributes.set_attn_scale(static_cast<float>(s.scale));
+    set_lengths(attributes, s);
+    const auto [dq, dk, dv] = graph_.sdpa_backward(q, k, v, o, d_o, lse, attributes);
     output(dq, s.dq);
     output(dk, s.dk);
     output(dv, s.dv);
@@ -162,6 +163,10 @@ class Translation {
   }
 
  private:
+  void set_lengths(auto& attributes, const auto& s) {
+    if (s.q_lengths.given) attributes.set_padding_mask(true).set_seq_len_q(input(s.q_lengths));
+    if (s.kv_lengths.given) attributes.set_padding_mask(true).set_seq_len_kv(input(s.kv_lengths));
+  }
   TensorHandle input(const PlanTensor& tensor) {
     Attributes attributes;
     describe(attributes, tensor, ++place_);

@@ -116,6 +116,7 @@ PlanTensor plan_tensor(const TensorView& x) {
   }
   return tensor;
 }
+PlanTensor plan_tensor_if_given(const TensorView& x) { return x ? plan_tensor(x) : PlanTensor{}; }
 PlanTensor plan_tensor_of_channels(const TensorView& x) {
   TensorView channels = x;
   channels.shape = {1, x.size(0), 1, 1};
@@ -126,10 +127,25 @@ PlanTensor plan_tensor_of_channels(const TensorView& x) {
 std::vector<NamedTensor> tensors_of(const PlanSpec& spec) {
   std::vector<NamedTensor> all;
   if (const auto* s = std::get_if<SdpaForward>(&spec)) {
-    all = {{"q", s->q, false}, {"k", s->k, false}, {"v", s->v, false}, {"o", s->o, true}, {"lse", s->lse, true}};
+    all = {{"q", s->q, false},
+           {"k", s->k, false},
+           {"v", s->v, false},
+           {"q_lengths", s->q_lengths, false},
+           {"kv_lengths", s->kv_lengths, false},
+           {"o", s->o, true},
+           {"lse", s->lse, true}};
   } else if (const auto* b = std::get_if<SdpaBackward>(&spec)) {
-    all = {{"q", b->q, false},     {"k", b->k, false},  {"v", b->v, false},  {"o", b->o, false}, {"d_o", b->d_o, false},
-           {"lse", b->lse, false}, {"dq", b->dq, true}, {"dk", b->dk, true}, {"dv", b->dv, true}};
+    all = {{"q", b->q, false},
+           {"k", b->k, false},
+           {"v", b->v, false},
+           {"o", b->o, false},
+           {"d_o", b->d_o, false},
+           {"lse", b->lse, false},
+           {"q_lengths", b->q_lengths, false},
+           {"kv_lengths", b->kv_lengths, false},
+           {"dq", b->dq, true},
+           {"dk", b->dk, true},
+           {"dv", b->dv, true}};
   } else if (const auto* f = std::get_if<ConvForward>(&spec)) {
     all = {{"x", f->x, false}, {"weight", f->weight, false}, {"bias", f->bias, false}, {"y", f->y, true}};
   } else if (const auto* d = std::get_if<ConvDataGradient>(&spec)) {
@@ -191,6 +207,13 @@ bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::spa
   known.plan->execute(stream_of(device), pointers, workspace.as<void>());
   if (traces("dispatch")) trace("dispatch", {op, " on ", to_text(device), ": cuDNN: ", known.plan->engine()});
   return true;
+}
+
+std::vector<void*> pointers_of(std::initializer_list<TensorView> views) {
+  std::vector<void*> pointers;
+  for (const TensorView& x : views)
+    if (x) pointers.push_back(x.data);
+  return pointers;
 }
 
 std::string_view why_not_plan(std::initializer_list<TensorView> tensors, bool or_f32) {

@@ -27,17 +27,19 @@ struct PlanTensor {
 // A view of at most four dims; fewer are filled up with ones at the end. Strides of dims of size 1 are made what they
 // would be without gaps, so that equal calls have equal specifications.
 PlanTensor plan_tensor(const TensorView& x);
+PlanTensor plan_tensor_if_given(const TensorView& x);
 PlanTensor plan_tensor_of_channels(const TensorView& x);  // a vector [c] as [1, c, 1, 1]
 
 // Attention as kernels.h defines it, without mask and dropout: operands [batch, heads, time, d] of one 16-bit dtype, k
-// and v with fewer heads where shared by groups of q's; lse [batch, heads, time_q, 1] f32, natural logarithm.
+// and v with fewer heads where shared by groups of q's; lse [batch, heads, time_q, 1] f32, natural logarithm. Lengths,
+// i32 [batch, 1, 1, 1] in [0, time], given together or not at all: what results hold in rows beyond them is undefined.
 struct SdpaForward {
-  PlanTensor q, k, v, o, lse;
+  PlanTensor q, k, v, q_lengths, kv_lengths, o, lse;
   double scale = 1;
   bool causal = false;  // query i sees keys j <= i
 };
 struct SdpaBackward {
-  PlanTensor q, k, v, o, d_o, lse, dq, dk, dv;
+  PlanTensor q, k, v, o, d_o, lse, q_lengths, kv_lengths, dq, dk, dv;
   double scale = 1;
   bool causal = false;
 };
@@ -109,6 +111,8 @@ std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& prop
 // device. A plan is also kept in the folder that BINADE_CUDNN_CACHE names, if any, for later processes: by library,
 // GPU and specification. `op` names the call in traces (BINADE_TRACE=dispatch).
 bool run_plan(std::string_view op, const PlanSpec& spec, Device device, std::span<void* const> pointers);
+// The views that are given: what run_plan() takes, where they are named in the order of the specification's members.
+std::vector<void*> pointers_of(std::initializer_list<TensorView> views);
 // Why a plan cannot use these tensors as they lie, or nothing: 16-bit floats (or f32) of one dtype, with elements, no
 // dim repeated, aligned to 16 bytes, and cuDNN not switched off (BINADE_CUDNN=0). An absent view is left out.
 std::string_view why_not_plan(std::initializer_list<TensorView> tensors, bool or_f32 = false);

@@ -60,7 +60,8 @@ Context& context(Device device) {
 
 std::string explain(const IndexFault& f) {
   const std::string value = std::to_string(f.value), position = std::to_string(f.position),
-                    limit = std::to_string(f.limit);
+                    limit = std::to_string(f.limit),
+                    length = " must be in [0, " + limit + "]: sequence " + position + " has " + value;
   switch (f.user) {
     case IndexUser::embedding:
       return "embedding: index out of range for " + limit + " rows: position " + position + " has " + value;
@@ -70,6 +71,12 @@ std::string explain(const IndexFault& f) {
       return "gather: index out of range: " + value + " along a dim of size " + limit;
     case IndexUser::scatter_add:
       return "scatter_add: index out of range: " + value + " along a dim of size " + limit;
+    case IndexUser::query_lengths:
+      return "scaled_dot_product_attention: q_lengths" + length;
+    case IndexUser::key_lengths:
+      return "scaled_dot_product_attention: kv_lengths" + length;
+    case IndexUser::self_attention_lengths:
+      return "packed_self_attention: lengths" + length;
   }
   return "index out of range: " + value;
 }

@@ -5,12 +5,21 @@
 
 namespace binade::cuda {
 
-enum class IndexUser : int { embedding, cross_entropy, gather, scatter_add };
+enum class IndexUser : int {
+  embedding,
+  cross_entropy,
+  gather,
+  scatter_add,
+  query_lengths,
+  key_lengths,
+  self_attention_lengths
+};
 
 struct IndexFault {
   int raised;
   IndexUser user;
-  std::int64_t position, value, limit;  // element `position` of the index was `value`, not in [0, limit)
+  std::int64_t position, value,
+      limit;  // element `position` of the index was `value`, not in [0, limit) (lengths: limit])
 };
 
 }  // namespace binade::cuda

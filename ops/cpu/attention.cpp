@@ -1,5 +1,6 @@
 // Attention by blocks of query rows: a block's scores against all keys it may see fit in cache, and the matrix of all
-// scores is never formed. Backward recomputes the probabilities from the saved logsumexp.
+// scores is never formed. Backward recomputes the probabilities from the saved logsumexp. Rows beyond a sequence's
+// lengths are not read, and cost no products.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -31,6 +32,9 @@ TensorView rows_of(const TensorView& x, std::int64_t begin, std::int64_t end) {
   y.data += begin * x.stride(0) * size_of(x.dtype);
   y.shape[0] = end - begin;
   return y;
+}
+void clear_rows(const TensorView& x, std::int64_t begin, std::int64_t end) {
+  if (begin < end) kernel::fill(rows_of(x, begin, end), 0);
 }
 MatrixBlock plain(const TensorView& x) { return {x.data, x.dtype, x.stride(0), 1}; }
 MatrixBlock turned(const TensorView& x) { return {x.data, x.dtype, 1, x.stride(0)}; }
@@ -88,7 +92,11 @@ class Scores {  // what is done to the scores of query row i of (batch, head) ag
   Scores(const TensorView& q, const TensorView& k, const TensorView& mask, const kernel::AttentionOptions& options)
       : mask_(mask), options_(options), heads_(q.size(1)), time_q_(q.size(2)), time_k_(k.size(2)) {}
 
-  std::int64_t visible(std::int64_t i) const { return options_.causal ? std::min(time_k_, i + 1) : time_k_; }
+  std::int64_t queries(std::int64_t batch) const { return length(options_.q_lengths, batch, time_q_); }
+  std::int64_t keys(std::int64_t batch) const { return length(options_.kv_lengths, batch, time_k_); }
+  std::int64_t visible(std::int64_t batch, std::int64_t i) const {
+    return options_.causal ? std::min(keys(batch), i + 1) : keys(batch);
+  }
   // What is left to multiply with: masked scores are already scaled.
   S scale() const { return mask_ ? S(1) : static_cast<S>(options_.scale); }
 
@@ -123,6 +131,9 @@ class Scores {  // what is done to the scores of query row i of (batch, head) ag
   }
 
  private:
+  static std::int64_t length(const TensorView& lengths, std::int64_t batch, std::int64_t time) {
+    return lengths ? lengths.as<std::int32_t>()[batch] : time;
+  }
   TensorView mask_;
   kernel::AttentionOptions options_;
   std::int64_t heads_, time_q_, time_k_;
@@ -137,9 +148,12 @@ void forward(const TensorView& q, const TensorView& k, const TensorView& v, cons
   const OperandRounding round(q, options);
   const std::int64_t heads = q.size(1), time_q = q.size(2), d = q.size(3), group = heads / k.size(1);
   const std::int64_t parts = chunk_count(time_q, task_rows);
+  const auto lse_of = [&](std::int64_t batch, std::int64_t head, std::int64_t i) -> S& {
+    return lse.as<S>()[batch * lse.stride(0) + head * lse.stride(1) + i * lse.stride(2)];
+  };
   const auto run_block = [&](std::int64_t batch, std::int64_t head, std::int64_t begin, std::int64_t end,
                              const TensorView& keys, const TensorView& values) {
-    const std::int64_t rows = end - begin, n = scores.visible(end - 1);
+    const std::int64_t rows = end - begin, n = scores.visible(batch, end - 1);
     Workspace<S> space(rows * (n + 2 * d));
     const TensorView block_q = space.operand(rows_of(at(q, batch, head), begin, end), round);
     const TensorView target = rows_of(at(o, batch, head), begin, end), block_o = space.rows(target);
@@ -149,12 +163,11 @@ void forward(const TensorView& q, const TensorView& k, const TensorView& v, cons
     S factors[block_rows];
     for (std::int64_t r = 0; r < rows; ++r) {
       S* row = probabilities + r * n;
-      const std::int64_t i = begin + r, seen = scores.visible(i);
+      const std::int64_t i = begin + r, seen = scores.visible(batch, i);
       scores.mask(row, batch, head, i, seen);
       const auto [max, sum] = exp_row(row, seen, scores.scale());
       std::fill(row + seen, row + n, S(0));
-      lse.as<S>()[batch * lse.stride(0) + head * lse.stride(1) + i * lse.stride(2)] =
-          sum == 0 ? S(-INFINITY) : max + std::log(sum);
+      lse_of(batch, head, i) = sum == 0 ? S(-INFINITY) : max + std::log(sum);
       factors[r] = sum == 0 ? S(0) : 1 / sum;
       if (!scores.drops()) continue;
       scores.dropout(batch, head, i, seen, [&](std::int64_t j, bool kept) { row[j] = kept ? row[j] : S(0); });
@@ -167,8 +180,12 @@ void forward(const TensorView& q, const TensorView& k, const TensorView& v, cons
   };
   parallel_for(q.size(0) * heads * parts, 1, [&](std::int64_t task, std::int64_t) {
     const std::int64_t head = task / parts % heads, batch = task / parts / heads;
-    const std::int64_t begin = task % parts * task_rows, end = std::min(time_q, begin + task_rows);
-    const std::int64_t n = scores.visible(end - 1);
+    const std::int64_t begin = task % parts * task_rows, stop = std::min(time_q, begin + task_rows);
+    const std::int64_t end = std::clamp(scores.queries(batch), begin, stop);
+    clear_rows(at(o, batch, head), end, stop);
+    for (std::int64_t i = end; i < stop; ++i) lse_of(batch, head, i) = S(INFINITY);
+    if (begin == end) return;
+    const std::int64_t n = scores.visible(batch, end - 1);
     Workspace<S> space(2 * n * d);
     const TensorView keys = space.operand(rows_of(at(k, batch, head / group), 0, n), round);
     const TensorView values = space.operand(rows_of(at(v, batch, head / group), 0, n), round);
@@ -185,20 +202,22 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
   const Scores<S> scores(q, k, mask, options);
   const OperandRounding round(q, options);
   const std::int64_t heads = q.size(1), kv_heads = k.size(1), group = heads / kv_heads;
-  const std::int64_t time_q = q.size(2), d = q.size(3), time_k = k.size(2);
+  const std::int64_t time_q = q.size(2), d = q.size(3);
   // One task holds a key head, so that the sums over its query heads and blocks have one order.
   parallel_for(q.size(0) * kv_heads, 1, [&](std::int64_t task, std::int64_t) {
     const std::int64_t kv_head = task % kv_heads, batch = task / kv_heads;
+    const std::int64_t queries = scores.queries(batch), time_k = scores.keys(batch);
     Workspace<S> whole(4 * time_k * d);
-    const TensorView keys = whole.operand(at(k, batch, kv_head), round);
-    const TensorView values = whole.operand(at(v, batch, kv_head), round);
+    const TensorView keys = whole.operand(rows_of(at(k, batch, kv_head), 0, time_k), round);
+    const TensorView values = whole.operand(rows_of(at(v, batch, kv_head), 0, time_k), round);
     const TensorView d_keys = whole.rows(keys), d_values = whole.rows(values);
     std::fill_n(d_keys.as<S>(), time_k * d, S(0));
     std::fill_n(d_values.as<S>(), time_k * d, S(0));
-    for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
-      for (std::int64_t begin = 0; begin < time_q; begin += block_rows) {
-        const std::int64_t end = std::min(time_q, begin + block_rows), rows = end - begin;
-        const std::int64_t n = scores.visible(end - 1);
+    for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      if (dq) clear_rows(at(dq, batch, head), queries, time_q);
+      for (std::int64_t begin = 0; begin < queries; begin += block_rows) {
+        const std::int64_t end = std::min(queries, begin + block_rows), rows = end - begin;
+        const std::int64_t n = scores.visible(batch, end - 1);
         Workspace<S> space(rows * (2 * n + 5 * d));
         const TensorView block_q = space.operand(rows_of(at(q, batch, head), begin, end), round);
         const TensorView block_o = space.dense(rows_of(at(o, batch, head), begin, end));
@@ -211,7 +230,7 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
         multiply_block(rows, n, d, plain(operand_do), turned(values), nullptr, ds, false);
         for (std::int64_t r = 0; r < rows; ++r) {
           S *row = probabilities + r * n, *d_row = gradients + r * n;
-          const std::int64_t i = begin + r, seen = scores.visible(i);
+          const std::int64_t i = begin + r, seen = scores.visible(batch, i);
           scores.mask(row, batch, head, i, seen);
           probability_row(row, seen, scores.scale(),
                           lse.as<S>()[batch * lse.stride(0) + head * lse.stride(1) + i * lse.stride(2)]);
@@ -242,8 +261,13 @@ void backward(const TensorView& q, const TensorView& k, const TensorView& v, con
         if (dk) multiply_block(n, d, rows, ds_turned, plain(block_q), nullptr, plain(d_keys), true);
         if (dv) multiply_block(n, d, rows, p_turned, plain(operand_do), nullptr, plain(d_values), true);
       }
-    if (dk) kernel::copy(d_keys, at(dk, batch, kv_head));
-    if (dv) kernel::copy(d_values, at(dv, batch, kv_head));
+    }
+    for (const auto& [sums, gradient] : {std::pair(&d_keys, &dk), std::pair(&d_values, &dv)}) {
+      if (!*gradient) continue;
+      const TensorView target = at(*gradient, batch, kv_head);
+      kernel::copy(*sums, rows_of(target, 0, time_k));
+      clear_rows(target, time_k, k.size(2));
+    }
   });
 }
 
@@ -264,11 +288,33 @@ void attention_backward(TensorView q, TensorView k, TensorView v, TensorView mas
     backward<float>(q, k, v, mask, o, lse, d_o, dq, dk, dv, options);
 }
 
+std::int64_t length_at(const TensorView& lengths, std::int64_t b, std::int64_t time, const char* what) {
+  if (!lengths) return time;
+  const std::int64_t at = b * lengths.stride(0);
+  const std::int64_t length =
+      lengths.dtype == DType::i32 ? lengths.as<std::int32_t>()[at] : lengths.as<std::int64_t>()[at];
+  check(length >= 0 && length <= time, what, " must be in [0, ", time, "]: sequence ", b, " has ", length);
+  return length;
+}
+void attention_lengths(TensorView q, TensorView kv, TensorView q_lengths, TensorView kv_lengths, std::int64_t time_q,
+                       std::int64_t time_k) {
+  const char* const what = kv ? "scaled_dot_product_attention: q_lengths" : "packed_self_attention: lengths";
+  for (std::int64_t b = 0; b < q.size(0); ++b) {
+    const std::int64_t queries = length_at(q_lengths, b, time_q, what);
+    const std::int64_t keys =
+        kv ? length_at(kv_lengths, b, time_k, "scaled_dot_product_attention: kv_lengths") : queries;
+    const bool empty = queries == 0 || keys == 0;
+    q.as<std::int32_t>()[b] = empty ? 0 : static_cast<std::int32_t>(queries);
+    if (kv) kv.as<std::int32_t>()[b] = empty ? 0 : static_cast<std::int32_t>(keys);
+  }
+}
+
 }  // namespace
 
 void provide_attention() {
   kernel::attention.provide(DeviceType::cpu, attention);
   kernel::attention_backward.provide(DeviceType::cpu, attention_backward);
+  kernel::attention_lengths.provide(DeviceType::cpu, attention_lengths);
 }
 
 }  // namespace binade::cpu

@@ -27,14 +27,14 @@ MultiHeadAttention::MultiHeadAttention(std::int64_t channels, std::int64_t head_
         " channels, ", heads, " heads");
 }
 
-Tensor MultiHeadAttention::before_dropout(const Tensor& x) const {
+Tensor MultiHeadAttention::before_dropout(const Tensor& x, const Tensor& lengths) const {
   const ModuleScope inside = enter();
   const double p = training() ? dropout_p : 0;
-  return proj(packed_self_attention(qkv(x), heads, {.is_causal = causal, .scale = {}, .dropout = p}));
+  return proj(packed_self_attention(qkv(x), heads, {.is_causal = causal, .dropout = p, .lengths = lengths}));
 }
-Tensor MultiHeadAttention::operator()(const Tensor& x) const {
+Tensor MultiHeadAttention::operator()(const Tensor& x, const Tensor& lengths) const {
   const ModuleScope inside = enter();
-  return dropout(before_dropout(x), result_dropout());
+  return dropout(before_dropout(x, lengths), result_dropout());
 }
 
 MLP::MLP(std::int64_t channels, std::int64_t hidden, MLPSettings settings)
@@ -57,20 +57,21 @@ TransformerBlock::TransformerBlock(std::int64_t channels, std::int64_t heads, At
       ln_2(add("ln_2", LayerNorm(channels, {.bias = settings.bias}))),
       mlp(add("mlp", MLP(channels, 4 * channels, {.dropout = settings.dropout, .bias = settings.bias}))) {}
 
-Tensor TransformerBlock::operator()(const Tensor& x) const {
+Tensor TransformerBlock::operator()(const Tensor& x, const Tensor& lengths) const {
   const ModuleScope inside = enter();
-  const NormedSum y = attended(x, ln_1(x, product_dtype()));
+  const NormedSum y = attended(x, ln_1(x, product_dtype()), lengths);
   return y.sum + mlp(y.normed);
 }
 
-NormedSum TransformerBlock::operator()(const NormedSum& x, const LayerNorm& next) const {
+NormedSum TransformerBlock::operator()(const NormedSum& x, const LayerNorm& next, const Tensor& lengths) const {
   const ModuleScope inside = enter();
-  const NormedSum y = attended(x.sum, x.normed);
+  const NormedSum y = attended(x.sum, x.normed, lengths);
   return next.of_sum(y.sum, mlp.before_dropout(y.normed), {.dropout = mlp.result_dropout(), .dtype = product_dtype()});
 }
 
-NormedSum TransformerBlock::attended(const Tensor& x, const Tensor& normed) const {
-  return ln_2.of_sum(x, attn.before_dropout(normed), {.dropout = attn.result_dropout(), .dtype = product_dtype()});
+NormedSum TransformerBlock::attended(const Tensor& x, const Tensor& normed, const Tensor& lengths) const {
+  return ln_2.of_sum(x, attn.before_dropout(normed, lengths),
+                     {.dropout = attn.result_dropout(), .dtype = product_dtype()});
 }
 
 GPT::GPT(const GPTConfig& settings)

@@ -12,10 +12,13 @@ struct AttentionSettings {
   double dropout = 0;  // of the probabilities and of the result
   bool bias = true;
 };
-struct MultiHeadAttention : Module {  // self-attention: x [batch, time, channels] -> the same
+// Self-attention: x [batch, time, channels] -> the same. With lengths, i32 or i64 [batch], of padded sequences, nothing
+// attends to what lies beyond them (SelfAttentionOptions).
+struct MultiHeadAttention : Module {
   MultiHeadAttention(std::int64_t channels, std::int64_t head_count, AttentionSettings settings = {});
-  Tensor operator()(const Tensor& x) const;
-  Tensor before_dropout(const Tensor& x) const;  // without the dropout of the result, which a sum may take along
+  Tensor operator()(const Tensor& x, const Tensor& lengths = {}) const;
+  // without the dropout of the result, which a sum may take along
+  Tensor before_dropout(const Tensor& x, const Tensor& lengths = {}) const;
   double result_dropout() const { return training() ? dropout_p : 0; }
   std::int64_t heads;
   bool causal;
@@ -36,19 +39,19 @@ struct MLP : Module {  // proj(gelu(fc(x))), GELU in its tanh form, computed wit
   Linear fc, proj;
 };
 
-struct TransformerBlock : Module {  // x + attn(ln_1(x)), then x + mlp(ln_2(x))
+struct TransformerBlock : Module {  // x + attn(ln_1(x), lengths), then x + mlp(ln_2(x))
   TransformerBlock(std::int64_t channels, std::int64_t heads, AttentionSettings settings = {});
-  Tensor operator()(const Tensor& x) const;
+  Tensor operator()(const Tensor& x, const Tensor& lengths = {}) const;
   // The same within a stack, where each sum is computed together with the norm that reads it, the next block's first or
   // the stack's last: x.normed is ln_1 of x.sum, and the result's normed is next of the result's sum.
-  NormedSum operator()(const NormedSum& x, const LayerNorm& next) const;
+  NormedSum operator()(const NormedSum& x, const LayerNorm& next, const Tensor& lengths = {}) const;
   LayerNorm ln_1;
   MultiHeadAttention attn;
   LayerNorm ln_2;
   MLP mlp;
 
  private:
-  NormedSum attended(const Tensor& x, const Tensor& normed) const;  // x + attn(normed), and ln_2 of it
+  NormedSum attended(const Tensor& x, const Tensor& normed, const Tensor& lengths) const;  // x + attn(normed), ln_2 of it
 };
 
 struct GPTConfig {

@@ -49,11 +49,18 @@ void for_each(const Index& dims, const Body& body) {
 
 void require(bool ok, const char* rule) { check(ok, "cuDNN (simulated device): ", rule); }
 
-void check_attention(const PlanTensor& q, const PlanTensor& k, const PlanTensor& lse) {
+template <class Spec>
+void check_attention(const Spec& s) {
+  const PlanTensor &q = s.q, &k = s.k, &lse = s.lse;
   require(q.dims[3] % 8 == 0 && q.dims[3] <= 128, "the head dimension must be a multiple of 8, at most 128");
   require(q.dims[0] == k.dims[0] && q.dims[3] == k.dims[3] && q.dims[1] % k.dims[1] == 0, "q and k do not fit");
   require(lse.dtype == DType::f32 && lse.dims == Index{q.dims[0], q.dims[1], q.dims[2], 1},
           "stats must be [b, h, s, 1]");
+  require(s.q_lengths.given == s.kv_lengths.given, "a padding mask needs seq_len_q and seq_len_kv");
+  for (const PlanTensor& lengths : {s.q_lengths, s.kv_lengths}) {
+    require(!lengths.given || (lengths.dtype == DType::i32 && lengths.dims == Index{q.dims[0], 1, 1, 1}),
+            "sequence lengths must be [b, 1, 1, 1] of 32 bits");
+  }
 }
 void check_convolution(const PlanTensor& x, const PlanTensor& weight, const PlanTensor& y, const ConvGeometry& g) {
   require(x.dims[1] % weight.dims[1] == 0, "channels of x and weight do not fit");
@@ -85,6 +92,7 @@ void check_spec(const PlanSpec& spec) {
       check_batch_norm(forward ? forward->x : backward->x, n);
       continue;
     }
+    if (n.name == "q_lengths" || n.name == "kv_lengths") continue;
     require(n.name == "lse" || t.dtype == DType::f16 || t.dtype == DType::bf16, "operands must be of 16 bits");
     for (std::size_t d = 0; d < 4; ++d)
       require(t.dims[d] > 0 && t.strides[d] > 0, "sizes and strides must be positive");
@@ -94,8 +102,8 @@ void check_spec(const PlanSpec& spec) {
       for (std::size_t d = 0; d < 3; ++d) require(t.strides[d] % 8 == 0, "rows must be aligned to 16 bytes");
     }
   }
-  if (const auto* f = std::get_if<SdpaForward>(&spec)) check_attention(f->q, f->k, f->lse);
-  if (const auto* b = std::get_if<SdpaBackward>(&spec)) check_attention(b->q, b->k, b->lse);
+  if (const auto* f = std::get_if<SdpaForward>(&spec)) check_attention(*f);
+  if (const auto* b = std::get_if<SdpaBackward>(&spec)) check_attention(*b);
   if (const auto* f = std::get_if<ConvForward>(&spec)) {
     check_convolution(f->x, f->weight, f->y, f->geometry);
     require(!f->bias.given || f->bias.dims == Index{1, f->y.dims[1], 1, 1}, "the bias must be [1, channels, 1, 1]");
@@ -108,11 +116,16 @@ void check_spec(const PlanSpec& spec) {
 
 // ---- what it computes; `at` are the operands in the order of tensors_of()
 
-// scale q k^T of one query, -inf where it may not look.
-std::vector<float> scores(const Operand& q, const Operand& k, const Index& row, std::int64_t kv_head, double scale,
-                          bool causal) {
+std::int64_t length_at(const Operand& lengths, std::int64_t b) {
+  return static_cast<const std::int32_t*>(lengths.data)[b];
+}
+constexpr float undefined = std::numeric_limits<float>::quiet_NaN();  // what is left in rows beyond the lengths
+
+// scale q k^T of one query and `keys` keys, -inf where it may not look.
+std::vector<float> scores(const Operand& q, const Operand& k, const Index& row, std::int64_t kv_head, std::int64_t keys,
+                          double scale, bool causal) {
   std::vector<float> s(static_cast<std::size_t>(k.t.dims[2]), -std::numeric_limits<float>::infinity());
-  for (std::int64_t j = 0; j < k.t.dims[2] && !(causal && j > row[2]); ++j) {
+  for (std::int64_t j = 0; j < keys && !(causal && j > row[2]); ++j) {
     float sum = 0;
     for (std::int64_t c = 0; c < q.t.dims[3]; ++c)
       sum += q.get({row[0], row[1], row[2], c}) * k.get({row[0], kv_head, j, c});
@@ -122,10 +135,15 @@ std::vector<float> scores(const Operand& q, const Operand& k, const Index& row, 
 }
 
 void compute(const SdpaForward& spec, const std::vector<Operand>& at) {
-  const Operand &q = at[0], &k = at[1], &v = at[2], &o = at[3], &lse = at[4];
+  const Operand &q = at[0], &k = at[1], &v = at[2], &o = at[at.size() - 2], &lse = at.back();
   const std::int64_t group = spec.q.dims[1] / spec.k.dims[1];
   for_each(spec.lse.dims, [&](const Index& row) {
-    std::vector<float> p = scores(q, k, row, row[1] / group, spec.scale, spec.causal);
+    const std::int64_t keys = spec.kv_lengths.given ? length_at(at[4], row[0]) : spec.k.dims[2];
+    if (spec.q_lengths.given && row[2] >= length_at(at[3], row[0])) {
+      for (std::int64_t c = 0; c < spec.o.dims[3]; ++c) o.set({row[0], row[1], row[2], c}, undefined);
+      return lse.set(row, undefined);
+    }
+    std::vector<float> p = scores(q, k, row, row[1] / group, keys, spec.scale, spec.causal);
     float most = p[0], sum = 0;
     for (const float s : p) most = std::max(most, s);
     for (float& s : p) sum += s = std::exp(s - most);
@@ -140,8 +158,9 @@ void compute(const SdpaForward& spec, const std::vector<Operand>& at) {
 }
 
 void compute(const SdpaBackward& spec, const std::vector<Operand>& at) {
-  const Operand &q = at[0], &k = at[1], &v = at[2], &o = at[3], &d_o = at[4], &lse = at[5], &dq = at[6], &dk = at[7],
-                &dv = at[8];
+  const std::size_t results = at.size() - 3;
+  const Operand &q = at[0], &k = at[1], &v = at[2], &o = at[3], &d_o = at[4], &lse = at[5], &dq = at[results],
+                &dk = at[results + 1], &dv = at[results + 2];
   const std::int64_t group = spec.q.dims[1] / spec.k.dims[1], d = spec.q.dims[3], time_k = spec.k.dims[2];
   const auto element = [&](std::int64_t b, std::int64_t head, std::int64_t j, std::int64_t c) {
     return static_cast<std::size_t>(((b * spec.k.dims[1] + head) * time_k + j) * d + c);
@@ -149,11 +168,16 @@ void compute(const SdpaBackward& spec, const std::vector<Operand>& at) {
   std::vector<float> key_sums(element(spec.k.dims[0], 0, 0, 0)), value_sums(key_sums.size());
   for_each(spec.lse.dims, [&](const Index& row) {
     const std::int64_t b = row[0], h = row[1], i = row[2], kv = h / group;
-    const std::vector<float> s = scores(q, k, row, kv, spec.scale, spec.causal);
+    const std::int64_t keys = spec.kv_lengths.given ? length_at(at[7], b) : time_k;
+    if (spec.q_lengths.given && i >= length_at(at[6], b)) {
+      for (std::int64_t c = 0; c < d; ++c) dq.set({b, h, i, c}, undefined);
+      return;
+    }
+    const std::vector<float> s = scores(q, k, row, kv, keys, spec.scale, spec.causal);
     float delta = 0;
     for (std::int64_t c = 0; c < d; ++c) delta += o.get({b, h, i, c}) * d_o.get({b, h, i, c});
     std::vector<float> query_sums(static_cast<std::size_t>(d));
-    for (std::int64_t j = 0; j < time_k; ++j) {
+    for (std::int64_t j = 0; j < keys; ++j) {
       const float p = std::exp(s[static_cast<std::size_t>(j)] - lse.get(row));
       float dp = 0;
       for (std::int64_t c = 0; c < d; ++c) dp += d_o.get({b, h, i, c}) * v.get({b, kv, j, c});
@@ -168,8 +192,9 @@ void compute(const SdpaBackward& spec, const std::vector<Operand>& at) {
     for (std::int64_t c = 0; c < d; ++c) dq.set({b, h, i, c}, query_sums[static_cast<std::size_t>(c)] * scale);
   });
   for_each(spec.k.dims, [&](const Index& i) {
-    dk.set(i, key_sums[element(i[0], i[1], i[2], i[3])] * static_cast<float>(spec.scale));
-    dv.set(i, value_sums[element(i[0], i[1], i[2], i[3])]);
+    const bool defined = !spec.kv_lengths.given || i[2] < length_at(at[7], i[0]);
+    dk.set(i, defined ? key_sums[element(i[0], i[1], i[2], i[3])] * static_cast<float>(spec.scale) : undefined);
+    dv.set(i, defined ? value_sums[element(i[0], i[1], i[2], i[3])] : undefined);
   });
 }
 
@@ -298,6 +323,15 @@ cudaError_t run(const PlanSpec& spec, const std::vector<Operand>& operands, cons
     if (!simt::check_range(context.user("a cuDNN plan's workspace"), workspace, bytes, simt::Access::write))
       return cudaErrorLaunchFailure;
     std::memset(workspace, 0xff, bytes);  // nobody may keep anything there
+  }
+  for (std::size_t i = 0; i < operands.size(); ++i) {
+    if (operands[i].t.dtype != DType::i32) continue;
+    const std::int64_t time = operands[tensors[i].name == "q_lengths" ? 0 : 1].t.dims[2];  // q's or k's
+    for (std::int64_t b = 0; b < operands[i].t.dims[0]; ++b) {
+      if (const std::int64_t length = length_at(operands[i], b); length >= 0 && length <= time) continue;
+      simt::report("bad-argument", "a cuDNN plan: a sequence length is not in [0, s]");
+      return cudaErrorLaunchFailure;
+    }
   }
   std::visit([&](const auto& s) { compute(s, operands); }, spec);
   return cudaSuccess;

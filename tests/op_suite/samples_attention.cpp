@@ -15,6 +15,13 @@ std::vector<SampleInput> inputs_of(const Heads& s) {
           normal({s.batch, s.kv_heads, s.time_k, s.d})};
 }
 
+// Lengths of a batch where the operands lie; none: no tensor.
+using Lengths = std::vector<std::int64_t>;
+Tensor lengths_on(const Lengths& lengths, Device device, DType dtype = DType::i64) {
+  const Tensor x = lengths.empty() ? Tensor() : from_vector(lengths, {static_cast<std::int64_t>(lengths.size())});
+  return x ? x.to(dtype).to(device) : x;
+}
+
 SampleInput constant(SampleInput input) {
   input.differentiable = false;
   return input;
@@ -77,7 +84,7 @@ void samples_attention(SampleMap& out) {
                  },
                  {normal({2, 3, 5, 4}), normal({1, 1, 7, 4}), normal({2, 3, 1, 4})}, 42});
 
-  const auto add_packed = [&](const char* name, Shape qkv, std::int64_t heads, SdpaOptions options = {}) {
+  const auto add_packed = [&](const char* name, Shape qkv, std::int64_t heads, SelfAttentionOptions options = {}) {
     const auto reduction = static_cast<double>(std::max(qkv[1], qkv[2] / 3 / heads));
     out.push_back({std::string("packed attention ") + name,
                    [heads, options](Inputs in) { return packed_self_attention(in[0], heads, options); }, {normal(qkv)},
@@ -92,6 +99,51 @@ void samples_attention(SampleMap& out) {
   add_packed("empty batch", {0, 5, 24}, 2);
   out.push_back({"packed attention transposed", [](Inputs in) { return packed_self_attention(in[0].t(), 2); },
                  {normal({2, 24, 5})}, 5});
+
+  const auto add_lengths = [&](const char* name, const Heads& s, const Lengths& q, const Lengths& kv,
+                               SdpaOptions options = {}, SampleInput mask = undefined(), DType dtype = DType::i64) {
+    std::vector<SampleInput> inputs = inputs_of(s);
+    inputs.push_back(constant(mask));
+    out.push_back({std::string("attention lengths, ") + name,
+                   [=](Inputs in) {
+                     SdpaOptions with = options;
+                     with.q_lengths = lengths_on(q, in[0].device(), dtype);
+                     with.kv_lengths = lengths_on(kv, in[0].device(), dtype);
+                     return scaled_dot_product_attention(in[0], in[1], in[2], in[3], with);
+                   },
+                   inputs, static_cast<double>(std::max(s.time_q * s.heads / s.kv_heads, std::max(s.time_k, s.d)))});
+  };
+  add_lengths("both", {3, 2, 2, 6, 7, 4}, {6, 4, 5}, {7, 3, 6});
+  add_lengths("of keys, i32", {3, 2, 2, 5, 7, 4}, {}, {1, 7, 4}, {}, undefined(), DType::i32);
+  add_lengths("of queries", {3, 2, 2, 6, 7, 4}, {6, 3, 5}, {});
+  add_lengths("whole", {2, 2, 2, 6, 7, 4}, {6, 6}, {7, 7});
+  add_lengths("none of some", {4, 2, 2, 5, 7, 4}, {5, 5, 0, 5}, {7, 7, 7, 0});
+  add_lengths("causal", {3, 2, 2, 7, 7, 4}, {7, 3, 5}, {7, 3, 5}, {.is_causal = true});
+  add_lengths("causal, other keys", {2, 2, 2, 6, 9, 4}, {6, 4}, {3, 9}, {.is_causal = true});
+  add_lengths("blocks", {2, 1, 1, 70, 67, 8}, {66, 33}, {67, 65});
+  add_lengths("causal blocks", {3, 2, 2, 131, 131, 5}, {131, 64, 66}, {131, 64, 66}, {.is_causal = true});
+  add_lengths("grouped-query, sixteen channels", {2, 4, 2, 6, 9, 16}, {6, 5}, {4, 9});
+  add_lengths("bool mask", {2, 2, 2, 5, 7, 4}, {4, 5}, {7, 5}, {}, boolean({2, 1, 5, 7}));
+  add_lengths("additive mask, causal", {2, 2, 2, 5, 5, 4}, {4, 5}, {4, 5}, {.is_causal = true}, normal({5, 5}));
+  add_lengths("empty batch", {0, 2, 2, 5, 5, 4}, {}, {});
+  out.push_back({"attention lengths, drawn",
+                 [](Inputs in) {
+                   return scaled_dot_product_attention(in[0], in[1], in[2], {},
+                                                       {.q_lengths = in[3], .kv_lengths = in[4]});
+                 },
+                 {normal({6, 2, 5, 4}), normal({6, 2, 7, 4}), normal({6, 2, 7, 4}), index({6}, 6), index({6}, 8)},
+                 7});
+  out.push_back({"packed attention lengths",
+                 [](Inputs in) {
+                   const Tensor lengths = lengths_on({7, 4, 6}, in[0].device());
+                   return packed_self_attention(in[0], 2, {.lengths = lengths});
+                 },
+                 {normal({3, 7, 24})},
+                 7});
+  out.push_back({"packed attention lengths, causal, drawn",
+                 [](Inputs in) { return packed_self_attention(in[0], 2, {.is_causal = true, .lengths = in[1]}); },
+                 {normal({6, 7, 48}), index({6}, 8)},
+                 8});
 
   const auto add_rotary = [&](const char* name, Shape shape, RotaryOptions options = {}) {
     out.push_back({std::string("rotary ") + name, [options](Inputs in) { return rotary_embedding(in[0], options); },

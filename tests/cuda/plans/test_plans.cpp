@@ -33,6 +33,7 @@ struct Attention {
   std::int64_t batch, heads, kv_heads, time, d;
   bool causal = true, packed = true;  // packed: views of [batch, time, 3 heads d], as nn::GPT has them
   std::int64_t keys = 0;              // 0: as many as queries
+  bool padded = false;                // sequences have lengths
 };
 // Dropout is not among them: it goes to our own kernels (docs/gpu_truth.md).
 constexpr Attention attentions[] = {
@@ -43,6 +44,13 @@ constexpr Attention attentions[] = {
     {"separate, not causal", 2, 8, 8, 512, 128, false, false},
     {"grouped-query", 2, 8, 2, 512, 64, true, false},
     {"fewer queries than keys", 2, 8, 8, 64, 64, true, false, 320},
+};
+constexpr Attention padded[] = {
+    {"padded", 4, 12, 12, 512, 64, false, true, 0, true},
+    {"padded, no multiple, causal", 3, 4, 4, 77, 32, true, true, 0, true},
+    {"padded, separate, d 128", 2, 8, 8, 512, 128, true, false, 0, true},
+    {"padded, grouped-query", 2, 8, 2, 320, 64, false, false, 0, true},
+    {"padded, fewer keys, causal", 2, 8, 8, 320, 64, true, false, 64, true},
 };
 // A sequence that grows token by token, as GPT::generate makes: forward only.
 constexpr Attention growing[] = {
@@ -65,9 +73,12 @@ SdpaForward forward_of(const Attention& a, DType dtype) {
   const auto of = [&](std::int64_t heads, std::int64_t count, std::int64_t time) {
     return a.packed ? heads_of(a, dtype, heads, count) : laid_out(dtype, {a.batch, heads, time, a.d});
   };
+  const PlanTensor lengths = a.padded ? laid_out(DType::i32, {a.batch, 1, 1, 1}) : PlanTensor{};
   return {of(a.heads, parts, a.time),
           of(a.kv_heads, parts, keys),
           of(a.kv_heads, parts, keys),
+          lengths,
+          lengths,
           of(a.heads, 1, a.time),
           laid_out(DType::f32, {a.batch, a.heads, a.time, 1}),
           0.125,
@@ -75,7 +86,7 @@ SdpaForward forward_of(const Attention& a, DType dtype) {
 }
 SdpaBackward backward_of(const Attention& a, DType dtype) {
   const SdpaForward f = forward_of(a, dtype);
-  return {f.q, f.k, f.v, f.o, f.o, f.lse, f.q, f.k, f.v, f.scale, f.causal};
+  return {f.q, f.k, f.v, f.o, f.o, f.lse, f.q_lengths, f.kv_lengths, f.q, f.k, f.v, f.scale, f.causal};
 }
 
 struct Convolution {
@@ -184,6 +195,16 @@ TEST_F(CudnnPlans, AttentionOfTheExamplesAndOfGpt2) {
   fmt::print("{} plans\n", built_);
 }
 
+TEST_F(CudnnPlans, AttentionOfPaddedSequences) {
+  for (const GpuDescription& gpu : gpus)
+    for (const DType dtype : half_types)
+      for (const Attention& a : padded) {
+        EXPECT_EQ(build(gpu, a.name, forward_of(a, dtype)), "") << gpu.name;
+        EXPECT_EQ(build(gpu, a.name, backward_of(a, dtype)), "") << gpu.name;
+      }
+  fmt::print("{} plans\n", built_);
+}
+
 TEST_F(CudnnPlans, AttentionOverSequencesOfAnyLength) {
   for (const GpuDescription& gpu : gpus)
     for (const DType dtype : half_types)
@@ -219,6 +240,14 @@ TEST_F(CudnnPlans, WrongSpecificationsAreRefused) {
     SdpaForward other_keys = good;
     other_keys.k = forward_of({"", 2, 4, 4, 128, 32, true, false}, DType::f16).k;
     EXPECT_NE(build(gpu, "k with another d", other_keys), "") << gpu.name;
+    const SdpaForward with_lengths = forward_of(padded[2], DType::f16);
+    EXPECT_EQ(build(gpu, "good", with_lengths), "");
+    SdpaForward one_sided = with_lengths;  // the simulated device refuses both too, and lengths that are not i32
+    one_sided.kv_lengths = {};
+    EXPECT_NE(build(gpu, "lengths of queries alone", one_sided), "") << gpu.name;
+    SdpaForward long_lengths = with_lengths;
+    long_lengths.q_lengths = laid_out(DType::i32, {3, 1, 1, 1});
+    EXPECT_NE(build(gpu, "three lengths for two sequences", long_lengths), "") << gpu.name;
 
     const auto convolution = std::get<ConvForward>(plans_of(convolutions[0], DType::f16)[0]);
     EXPECT_EQ(build(gpu, "good", convolution), "");
@@ -244,9 +273,11 @@ TEST_F(CudnnPlans, WrongSpecificationsAreRefused) {
 }
 
 TEST_F(CudnnPlans, PlansComeBackFromTheirBytes) {
-  const std::vector<PlanSpec> specs = {forward_of(attentions[0], DType::bf16), backward_of(attentions[0], DType::bf16),
-                                       plans_of(convolutions[1], DType::f16)[2],
-                                       forward_of(norms[0], DType::bf16, true), backward_of(norms[0], DType::f32)};
+  const std::vector<PlanSpec> specs = {
+      forward_of(attentions[0], DType::bf16),   backward_of(attentions[0], DType::bf16),
+      forward_of(padded[1], DType::f16),        backward_of(padded[1], DType::f16),
+      plans_of(convolutions[1], DType::f16)[2], forward_of(norms[0], DType::bf16, true),
+      backward_of(norms[0], DType::f32)};
   for (const GpuDescription& gpu : {gpus[0], gpus[4]})
     for (const PlanSpec& spec : specs) {
       const auto plan = build_plan(spec, properties_of(gpu));
