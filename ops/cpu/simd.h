@@ -92,24 +92,41 @@ HWY_INLINE void store(Float x, BFloat16* p) {
   hn::StoreU(hn::DemoteTo(U16Tag(), hn::BitCast(I32Tag(), result)), U16Tag(), reinterpret_cast<std::uint16_t*>(p));
 }
 
-#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
-HWY_INLINE Float load(const Half* p) {
-  HWY_ALIGN float values[max_lanes];
-  for (std::size_t i = 0; i < lanes(); ++i) values[i] = static_cast<float>(p[i]);
-  return load(values);
-}
-HWY_INLINE void store(Float x, Half* p) {
-  HWY_ALIGN float values[max_lanes];
-  store(x, values);
-  for (std::size_t i = 0; i < lanes(); ++i) p[i] = Half(values[i]);
-}
-#else
+#if (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2) || HWY_ARCH_ARM_A64  // the processor's own conversions
 using F16Tag = hn::Rebind<hwy::float16_t, F32Tag>;
 HWY_INLINE Float load(const Half* p) {
   return hn::PromoteTo(F32Tag(), hn::LoadU(F16Tag(), reinterpret_cast<const hwy::float16_t*>(p)));
 }
 HWY_INLINE void store(Float x, Half* p) {
   hn::StoreU(hn::DemoteTo(F16Tag(), x.v), F16Tag(), reinterpret_cast<hwy::float16_t*>(p));
+}
+#else  // Highway's own know no infinity, NaN or subnormal
+HWY_INLINE Float load(const Half* p) {
+  const U32Tag d;
+  const auto bits = hn::PromoteTo(d, hn::LoadU(U16Tag(), reinterpret_cast<const std::uint16_t*>(p)));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(d, 0x7fff)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(d, 0x8000)));
+  // exact also where the magnitude is subnormal
+  const auto finite = hn::Mul(hn::BitCast(F32Tag(), magnitude), hn::Set(F32Tag(), 0x1p112F));
+  const auto special = hn::BitCast(F32Tag(), hn::Or(magnitude, hn::Set(d, 0x7f800000)));
+  const auto is_special = hn::Ge(finite, hn::Set(F32Tag(), 0x1p16F));
+  return hn::Or(hn::IfThenElse(is_special, special, finite), hn::BitCast(F32Tag(), sign));
+}
+HWY_INLINE void store(Float x, Half* p) {
+  const I32Tag d;
+  const auto bits = hn::BitCast(d, x.v), magnitude = hn::And(bits, hn::Set(d, 0x7fffffff));
+  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 0x8000));
+  // What is below 2^-14 is added to 1/2, whose last bits count 2^-24 as f16's subnormals do.
+  const auto half = hn::Set(F32Tag(), 0.5F);
+  const auto small = hn::Sub(hn::BitCast(d, hn::Add(hn::BitCast(F32Tag(), magnitude), half)), hn::BitCast(d, half));
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(d, 1));
+  const auto rebiased = hn::Sub(magnitude, hn::Set(d, (127 - 15) << 23));
+  const auto normal = hn::ShiftRight<13>(hn::Add(rebiased, hn::Add(odd, hn::Set(d, 0xfff))));
+  const auto finite = hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, (127 - 14) << 23)), small, normal);
+  const auto nan = hn::Gt(magnitude, hn::Set(d, 0x7f800000));
+  const auto special = hn::IfThenElse(nan, hn::Set(d, 0x7e00), hn::Set(d, 0x7c00));
+  const auto result = hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, (127 + 16) << 23)), finite, special);
+  hn::StoreU(hn::DemoteTo(U16Tag(), hn::Or(result, sign)), U16Tag(), reinterpret_cast<std::uint16_t*>(p));
 }
 #endif
 

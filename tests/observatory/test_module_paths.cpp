@@ -34,8 +34,8 @@ TEST(ModulePaths, GptForwardAndBackward) {
   gpt.loss(tokens(), tokens()).backward();
   for (const char* expected :
        {"h.0.attn.qkv: linear", "h.1.attn.proj: linear", "h.0.mlp.fc: linear", "h.1.mlp.proj: linear",
-        "h.0.ln_1: layer_norm", "ln_f: layer_norm", "wte: embedding", "drop: dropout", "h.0.attn: dropout",
-        "h.1: add", ": linear", ": cross_entropy", ": add"}) {
+        "h.0.ln_1: layer_norm", "ln_f: layer_norm", "wte: embedding", "drop: dropout", "h.0: dropout_add",
+        "h.1: dropout_add", ": linear", ": cross_entropy", ": add"}) {
     EXPECT_TRUE(seen.forward.contains(expected)) << expected;
     EXPECT_TRUE(seen.backward.contains(expected)) << expected;
   }
