@@ -38,13 +38,19 @@ class AttentionLengthsKernels : public CudaDevice {
 };
 
 TEST_F(AttentionLengthsKernels, OfEveryWidth) {
-  for (const auto& [d, dtype] :
-       {std::pair(3, DType::f64), {16, DType::f32}, {16, DType::f16}, {72, DType::bf16}, {136, DType::f32}}) {
+  struct Case {
+    std::int64_t d;
+    DType dtype;
+    bool causal;
+  };
+  for (const auto& [d, dtype, causal] : {Case{3, DType::f64, true},
+                                         {16, DType::f32, false},
+                                         {16, DType::f16, true},
+                                         {72, DType::bf16, false},
+                                         {136, DType::f32, true}}) {
     manual_seed(1);
-    const Tensors inputs = padded_inputs(2, 1, d);
-    for (const bool causal : {false, true})
-      expect_close(attention_of(q_lengths, kv_lengths, {.is_causal = causal}), inputs, dtype,
-                   std::max<double>(terms, d), "d " + std::to_string(d) + " " + to_text(dtype), gpu);
+    expect_close(attention_of(q_lengths, kv_lengths, {.is_causal = causal}), padded_inputs(2, 1, d), dtype,
+                 std::max(terms, static_cast<double>(d)), "d " + std::to_string(d) + " " + to_text(dtype), gpu);
   }
 }
 
