@@ -164,6 +164,18 @@ TEST(AttentionLengths, OutOfRangeAreNamed) {
         attend({.q_lengths = tensor_of({5, 5})});
       },
       "scaled_dot_product_attention: q_lengths must be [3], one for each sequence, got [2]");
+  expect_error(
+      [&] {
+        attend({.kv_lengths = tensor_of({5, 5, 5, 5})});
+      },
+      "scaled_dot_product_attention: kv_lengths must be [3], one for each sequence, got [4]");
+  expect_error(
+      [&] {
+        attend({.q_lengths = tensor_of({5, 5, 5}).reshape({3, 1})});
+      },
+      "scaled_dot_product_attention: q_lengths must be [3], one for each sequence, got [3, 1]");
+  expect_error([&] { packed_self_attention(qkv, 1, {.lengths = ones({3}).to(DType::boolean)}); },
+               "packed_self_attention: lengths must be i32 or i64, got bool");
 }
 
 // A row of which a backend reads the logsumexp all the same has no probabilities.

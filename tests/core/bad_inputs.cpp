@@ -390,27 +390,6 @@ std::vector<BadCall> attention_calls() {
        [] {
          scaled_dot_product_attention(i64({1, 2, 3, 4}), i64({1, 2, 3, 4}), i64({1, 2, 3, 4}));
        }},
-      {name, "floating lengths",
-       [] {
-         scaled_dot_product_attention(f({2, 1, 3, 4}), f({2, 1, 3, 4}), f({2, 1, 3, 4}), {}, {.q_lengths = f({2})});
-       }},
-      {name, "too few lengths",
-       [] {
-         scaled_dot_product_attention(f({2, 1, 3, 4}), f({2, 1, 3, 4}), f({2, 1, 3, 4}), {}, {.kv_lengths = i64({1})});
-       }},
-      {name, "dims of lengths",
-       [] {
-         scaled_dot_product_attention(f({2, 1, 3, 4}), f({2, 1, 3, 4}), f({2, 1, 3, 4}), {},
-                                      {.q_lengths = i64({2, 1})});
-       }},
-      {"packed_self_attention", "boolean lengths",
-       [] {
-         packed_self_attention(f({2, 3, 12}), 2, {.lengths = boolean({2})});
-       }},
-      {"packed_self_attention", "too many lengths",
-       [] {
-         packed_self_attention(f({2, 3, 12}), 2, {.lengths = i64({3})});
-       }},
       {"packed_self_attention", "heads",
        [] {
          packed_self_attention(f({1, 3, 12}), 5);

@@ -27,24 +27,30 @@ Function attention_of(const Lengths& q, const Lengths& kv, const SdpaOptions& op
   };
 }
 // Whole tiles, parts of one, one row, and sequences of which one side is empty.
-const Lengths q_lengths{70, 33, 1, 64, 0, 5}, kv_lengths{67, 64, 35, 1, 9, 0};
+const Lengths q_lengths{40, 33, 1, 32, 0, 5}, kv_lengths{37, 32, 35, 1, 9, 0};
 Tensors padded_inputs(std::int64_t heads, std::int64_t kv_heads, std::int64_t d) {
-  return {randn({6, heads, 70, d}), randn({6, kv_heads, 67, d}), randn({6, kv_heads, 67, d})};
+  return {randn({6, heads, 40, d}), randn({6, kv_heads, 37, d}), randn({6, kv_heads, 37, d})};
 }
-constexpr double terms = 2 * 70;  // a key's gradient gathers from two heads of queries
+constexpr double terms = 2 * 40;  // a key's gradient gathers from two heads of queries
 
 class AttentionLengthsKernels : public CudaDevice {
   const OwnKernelsOnly own_;
 };
 
 TEST_F(AttentionLengthsKernels, OfEveryWidth) {
-  for (const auto& [d, dtype] :
-       {std::pair(3, DType::f64), {16, DType::f32}, {16, DType::f16}, {72, DType::bf16}, {136, DType::f32}}) {
+  struct Case {
+    std::int64_t d;
+    DType dtype;
+    bool causal;
+  };
+  for (const auto& [d, dtype, causal] : {Case{3, DType::f64, true},
+                                         {16, DType::f32, false},
+                                         {16, DType::f16, true},
+                                         {72, DType::bf16, false},
+                                         {136, DType::f32, true}}) {
     manual_seed(1);
-    const Tensors inputs = padded_inputs(2, 1, d);
-    for (const bool causal : {false, true})
-      expect_close(attention_of(q_lengths, kv_lengths, {.is_causal = causal}), inputs, dtype,
-                   std::max<double>(terms, d), "d " + std::to_string(d) + " " + to_text(dtype), gpu);
+    expect_close(attention_of(q_lengths, kv_lengths, {.is_causal = causal}), padded_inputs(2, 1, d), dtype,
+                 std::max(terms, static_cast<double>(d)), "d " + std::to_string(d) + " " + to_text(dtype), gpu);
   }
 }
 
@@ -52,7 +58,7 @@ TEST_F(AttentionLengthsKernels, WithDropoutAndMasks) {
   manual_seed(2);
   const Tensors inputs = padded_inputs(2, 1, 8);
   expect_close(attention_of(q_lengths, kv_lengths, {.dropout = 0.3}), inputs, DType::f32, terms, "dropout", gpu);
-  const Tensor added = randn({6, 1, 1, 67});
+  const Tensor added = randn({6, 1, 1, 37});
   expect_close(attention_of(q_lengths, kv_lengths, {}, added), inputs, DType::f32, terms, "mask", gpu);
 }
 
@@ -62,7 +68,7 @@ TEST_F(AttentionLengthsKernels, EachSequenceAloneHasTheSameBits) {
     for (const bool causal : {false, true}) {
       manual_seed(3);
       Tensors inputs = padded_inputs(2, 1, 24);
-      inputs.push_back(randn({6, 2, 70, 24}));  // the gradient of o
+      inputs.push_back(randn({6, 2, 40, 24}));  // the gradient of o
       const auto part = [](const Tensor& x, std::size_t b, std::int64_t from, std::int64_t to) {
         return narrow(narrow(x, 0, static_cast<std::int64_t>(b), 1), 2, from, to - from);
       };
@@ -103,26 +109,45 @@ TEST_F(AttentionLengthsKernels, EachSequenceAloneHasTheSameBits) {
 TEST_F(AttentionLengthsKernels, OutOfRangeAreNamedAtTheNextSynchronisation) {
   manual_seed(4);
   const Tensors inputs{randn({3, 1, 5, 8}).to(gpu), randn({3, 1, 7, 8}).to(gpu), randn({3, 1, 7, 8}).to(gpu)};
-  const auto attend = [&](const Lengths& q, const Lengths& kv) { return attention_of(q, kv)(inputs); };
-  const Tensor clamped = attend({5, 0, 4}, {7, 1, 7}).to(Device{});
-  Tensor noted;
-  expect_error(
-      [&] {
-        noted = attend({9, -1, 4}, {8, 1, 9}), synchronize(gpu);
-      },
-      "scaled_dot_product_attention: q_lengths must be in [0, 5]: sequence ");
-  expect_same_bits(cpu(noted), clamped, "clamped meanwhile");
-  expect_error(
-      [&] {
-        attend({5, 0, 4}, {7, 1, -3}), synchronize(gpu);
-      },
-      "scaled_dot_product_attention: kv_lengths must be in [0, 7]: sequence 2 has -3 (found on the device");
   const Tensor qkv = randn({2, 5, 24}).to(gpu);
+  Tensor noted;
+  const auto attend = [&](const Lengths& q, const Lengths& kv) {
+    noted = attention_of(q, kv)(inputs);
+    synchronize(gpu);
+  };
+  const std::string operation = "scaled_dot_product_attention: ", found = " (found on the device";
   expect_error(
       [&] {
-        packed_self_attention(qkv, 1, {.lengths = lengths_on({5, 6}, gpu)}), synchronize(gpu);
+        attend({5, 6, 4}, {7, 1, 7});
       },
-      "packed_self_attention: lengths must be in [0, 5]: sequence 1 has 6 (found on the device");
+      operation + "q_lengths must be in [0, 5]: sequence 1 has 6" + found);
+  expect_error(
+      [&] {
+        attend({5, 0, 4}, {7, 1, -3});
+      },
+      operation + "kv_lengths must be in [0, 7]: sequence 2 has -3" + found);
+  expect_error(
+      [&] {
+        packed_self_attention(qkv, 1, {.lengths = lengths_on({5, 8}, gpu)}), synchronize(gpu);
+      },
+      "packed_self_attention: lengths must be in [0, 5]: sequence 1 has 8" + found);
+  expect_error([&] { attend({9, -1, 4}, {8, 1, 9}); }, operation, "lengths must be in [0, ");
+  const Tensor clamped = noted;
+  attend({5, 0, 4}, {7, 1, 7});
+  expect_same_bits(cpu(clamped), cpu(noted), "clamped meanwhile");
+}
+
+// Zeros times what overflowed elsewhere in the sequence would be NaN.
+TEST_F(AttentionLengthsKernels, InfinitiesOfASequenceDoNotReachItsPadding) {
+  const auto infinite = [&] { return full({1, 1, 5, 8}, std::numeric_limits<double>::infinity(), {.device = gpu}); };
+  const Tensor q = infinite().requires_grad_(), k = infinite().requires_grad_(), v = infinite().requires_grad_();
+  const Tensor lengths = lengths_on({3}, gpu);
+  const Tensor o = scaled_dot_product_attention(q, k, v, {}, {.q_lengths = lengths, .kv_lengths = lengths});
+  o.backward(infinite());
+  for (const Tensor& x : {o, q.grad(), k.grad(), v.grad()}) {
+    const std::vector<double> values = x.to_vector<double>();
+    for (std::size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i] == 0, i >= 24) << i << " is " << values[i];
+  }
 }
 
 TEST_F(AttentionLengthsKernels, RowsBeyondHaveAnInfiniteLogsumexp) {
