@@ -38,20 +38,20 @@ class RowSum {
  public:
   RowSum(const Summands* of, std::int64_t n) : of_(of), n_(n) {
     if (!of) return;
-    residual_room_.resize(static_cast<std::size_t>(n));
-    branch_room_.resize(static_cast<std::size_t>(n));
+    if (of->residual.dtype != dtype_of<C>) residual_room_.resize(static_cast<std::size_t>(n));
+    if (of->branch.dtype != dtype_of<C>) branch_room_.resize(static_cast<std::size_t>(n));
     if (of->dropout > 0) dropped_.resize(static_cast<std::size_t>(n * size_of(of->branch.dtype)));
   }
   template <class T>
   void write(std::int64_t r, T* to) {
     if (!of_) return;
-    const auto [residual, branch, p, state] = *of_;
+    const auto& [residual, branch, p, state] = *of_;
     const std::byte* dropped = row_of(branch, r);
     if (p > 0) {
       dropout_run(dropped, dropped_.data(), branch.dtype, r * n_, n_, state, p);
       dropped = dropped_.data();
     }
-    C* sum = row_for(to, residual_room_.data());
+    C* sum = row_for(to, residual_room_.data());  // a 16-bit sum is one of 16-bit rows
     row_add(values(row_of(residual, r), residual.dtype, residual_room_), values(dropped, branch.dtype, branch_room_),
             sum, n_);
     row_out(sum, to, n_);

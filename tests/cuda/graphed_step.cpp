@@ -225,7 +225,7 @@ TEST_F(GraphedSteps, DrawsAdvance) {
   const auto draw = [&](const Tensors&) -> Tensors {
     const Tensor ones_there = ones({70}, {.device = gpu});
     return {rand({70}, {.device = gpu}), randn({70}, {.device = gpu}), randint(0, 1000, {70}, {.device = gpu}),
-            dropout(ones_there, 0.5)};
+            dropout(ones_there, 0.5), add_layer_norm(ones_there, ones_there, {}, {}, {.dropout = 0.5}).sum};
   };
   GraphedStep step(draw, {.device = gpu});
   manual_seed(3);

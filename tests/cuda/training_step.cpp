@@ -209,7 +209,7 @@ TEST_P(GptLayer, MovesFewBytes) {
               per_token(kernels + libraries), per_token(libraries), per_token(must), ratio);
   EXPECT_GT(libraries, 0U);
   EXPECT_GE(ratio, 1.0);
-  EXPECT_LE(ratio, GetParam() == Mode::fp32 ? 1.85 : 2.0);
+  EXPECT_LE(ratio, 1.8);
 }
 
 // The n-th call of each kind fails, for every n a step has. The weights may then be half updated; the device works on.
