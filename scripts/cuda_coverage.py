@@ -22,9 +22,9 @@ def counts_of(data_file):
     """gcov's report of one object: [(file, line, count)]."""
     done = subprocess.run(["gcov", "--json-format", "--stdout", str(data_file)], cwd=data_file.parent,
                           capture_output=True, text=True, check=True)
-    return [(pathlib.Path(file["file"]), line["line_number"], line["count"])
-            for report in done.stdout.splitlines() if report.strip()
-            for file in json.loads(report)["files"] for line in file["lines"]]
+    reports = [json.loads(report) for report in done.stdout.splitlines() if report.strip()]
+    return [(pathlib.Path(report["current_working_directory"], file["file"]), line["line_number"], line["count"])
+            for report in reports for file in report["files"] for line in file["lines"]]
 
 
 def merge(reports, root):
