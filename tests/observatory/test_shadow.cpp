@@ -123,7 +123,7 @@ TEST(Shadow, AProductAndItsLossAreJudgedByTheDtypeOfTheProduct) {
       const amp::Autocast autocast(DType::f16);
       linear_cross_entropy(x, weight, randint(0, 20, {12}), {.batch_chunk_size = 5}).backward();
     }
-    const ShadowEntry& entry = find(shadow.entries(), "linear_cross_entropy", "");
+    const ShadowEntry entry = find(shadow.entries(), "linear_cross_entropy", "");
     EXPECT_EQ(entry.dtype, DType::f16);
     EXPECT_EQ(entry.forward.calls, 1);
     EXPECT_EQ(entry.backward.calls, 2);
