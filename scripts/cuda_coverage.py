@@ -89,13 +89,13 @@ def main():
     if options.self_test:
         return self_test()
     build = pathlib.Path(options.build)
-    if not any(build.rglob("*.gcno")):
-        print("cuda/ was not compiled with counters here (they are g++'s)")
-        return 0
     counters = sorted(build.rglob("*.gcda"))
     if options.clear:
         for file in counters:
             file.unlink()
+        return 0
+    if not any(build.rglob("*.gcno")):
+        print("cuda/ was not compiled with counters here (they are g++'s)")
         return 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         reports = [row for rows in pool.map(counts_of, counters) for row in rows]
