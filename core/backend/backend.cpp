@@ -3,7 +3,7 @@
 #include <mutex>
 #include <thread>
 
-#include "binade/core/backend/kernels.h"
+#include "binade/core/backend/kernel_slot.h"
 #include "binade/core/backend/plugin.h"
 #include "binade/core/base/device.h"
 #include "binade/core/base/error.h"

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,11 +12,11 @@
 #include "binade/core/amp/autocast.h"
 #include "binade/core/autograd/checkpoint.h"
 #include "binade/core/autograd/observer.h"
-#include "binade/core/backend/kernel_slot.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/random.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/ops/ops.h"
+#include "binade/tests/core/kernel_calls.h"
 #include "binade/tests/core/test_device.h"
 
 namespace binade::test {
@@ -152,27 +151,19 @@ TEST(LinearCrossEntropy, NoLogitGradientOverflows) {
   EXPECT_EQ(weight.grad().to_vector<float>(), (std::vector<float>{-0x1p20, 0x1p20}));
 }
 
-struct Counter final : KernelObserver {
-  std::map<std::string, int> calls;
-  KernelObserver* previous = kernel_observer;
-  Counter() { kernel_observer = this; }
-  ~Counter() { kernel_observer = previous; }
-  void on_kernel(std::string_view name, Device, double) override { ++calls[std::string(name)]; }
-  int products() { return std::exchange(calls, {})["matmul"]; }
-};
-
 // 12 tokens in chunks of 4, 4 and 4: three products a chunk in all, fewer where less is wanted.
 TEST(LinearCrossEntropy, ComputesWhatIsWantedAndOnlyThat) {
   const Inputs3 in = inputs(12, 8, 5);
   const LinearCrossEntropyLoss options{.batch_chunk_size = 5};
-  Counter counter;
+  KernelCalls counted;
+  const auto products = [&] { return std::exchange(counted.calls, {})["matmul"]; };
   const auto count = [&](const Tensor& x, const Tensor& weight, Reduction reduction, int forward, int backward) {
     LinearCrossEntropyLoss o = options;
     o.reduction = reduction;
     const Tensor loss = linear_cross_entropy(x, weight, in.targets, o);
-    EXPECT_EQ(counter.products(), forward);
+    EXPECT_EQ(products(), forward);
     if (loss.requires_grad()) loss.backward(ones_like(loss));
-    EXPECT_EQ(counter.products(), backward);
+    EXPECT_EQ(products(), backward);
   };
   for (const Reduction reduction : {Reduction::mean, Reduction::sum}) {
     count(in.x, in.weight, reduction, 9, 0);
@@ -188,9 +179,9 @@ TEST(LinearCrossEntropy, ComputesWhatIsWantedAndOnlyThat) {
   }
   const Tensor recomputed =
       checkpoint([&](const Tensors& x) { return linear_cross_entropy(x[0], in.weight, in.targets, options); }, {in.x});
-  EXPECT_EQ(counter.products(), 3);
+  EXPECT_EQ(products(), 3);
   recomputed.backward();
-  EXPECT_EQ(counter.products(), 9);
+  EXPECT_EQ(products(), 9);
 }
 
 TEST(LinearCrossEntropy, LossesAreTheSameWithAndWithoutGradients) {

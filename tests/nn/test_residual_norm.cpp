@@ -2,16 +2,16 @@
 // computed with the sum before it. All must have the bits of the plain way.
 #include <gtest/gtest.h>
 
-#include <map>
 #include <optional>
 
 #include "binade/binade.h"
 #include "binade/core/autograd/observer.h"
-#include "binade/core/backend/kernel_slot.h"
+#include "binade/tests/core/kernel_calls.h"
 
 namespace {
 
 using namespace binade;
+using test::KernelCalls;
 
 struct Norm {
   Tensor x = randn({33, 40}), weight = randn({40}), bias = randn({40});
@@ -112,15 +112,6 @@ TEST(ResidualNorm, ABlockIsItsParts) {
     EXPECT_EQ(stacked.normed.to_vector<float>(), last(expected).to_vector<float>());
   }
 }
-
-struct KernelCalls final : KernelObserver {  // while it lives
-  KernelCalls() { kernel_observer = this; }
-  ~KernelCalls() { kernel_observer = nullptr; }
-  KernelCalls(const KernelCalls&) = delete;
-  KernelCalls& operator=(const KernelCalls&) = delete;
-  void on_kernel(std::string_view name, Device, double) override { ++calls[std::string(name)]; }
-  std::map<std::string, int> calls;
-};
 
 // Two sums a block, each with the norm that reads it; alone are the first block's first norm, the sum of embeddings and
 // the dropout after it. A checkpointed block ends in its sum, which the next one's norm then reads.

@@ -10,25 +10,16 @@
 
 #include "binade/core/amp/autocast.h"
 #include "binade/core/autograd/observer.h"
-#include "binade/core/backend/kernel_slot.h"
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/random.h"
 #include "binade/core/tensor/grad_mode.h"
 #include "binade/ops/ops.h"
+#include "binade/tests/core/kernel_calls.h"
 #include "binade/tests/core/test_device.h"
 
 namespace binade::test {
 
 namespace {
-
-struct KernelCalls final : KernelObserver {  // while it lives
-  KernelCalls() { kernel_observer = this; }
-  ~KernelCalls() { kernel_observer = nullptr; }
-  KernelCalls(const KernelCalls&) = delete;
-  KernelCalls& operator=(const KernelCalls&) = delete;
-  void on_kernel(std::string_view name, Device, double) override { ++calls[std::string(name)]; }
-  std::map<std::string, int> calls;
-};
 
 struct Case {
   Shape shape;
