@@ -20,8 +20,7 @@ class Hosts {
   // mpiexec runs on the first host and reaches the second through hosts.sh in place of ssh.
   Job run(const std::string& program, const Arguments& arguments, const Environment& environment = {},
           double limit_s = 150) const {
-    // UCX_TLS: with its other transports UCX 1.13 leaves MPICH 4.0.2 hanging in MPI_Finalize, in one job of three.
-    Environment variables{{"BINADE_HOSTS", name_}, {"UCX_TLS", "tcp"}};
+    Environment variables{{"BINADE_HOSTS", name_}};
     variables.insert(environment.begin(), environment.end());
     Arguments all{"on", "1", mpiexec, "-n", "2"};
     const auto add = [&](const Arguments& more) { all.insert(all.end(), more.begin(), more.end()); };
