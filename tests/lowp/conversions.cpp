@@ -7,6 +7,7 @@
 #include "binade/core/backend/fp8_kernels.h"
 #include "binade/core/tensor/tensor.h"
 #include "binade/ops/cpu/convert.h"
+#include "binade/ops/cpu/quantize.h"
 #include "binade/tests/core/rounding.h"
 #include "binade/tests/core/test_device.h"
 
@@ -125,6 +126,31 @@ TYPED_TEST(Fp8Conversion, SixteenBitAndShortInputs) {
       EXPECT_EQ(a.codes.template to_vector<float>(), b.codes.template to_vector<float>());
       EXPECT_EQ(a.amax, b.amax);
     }
+}
+
+template <class F8, class T>
+void expect_decoded(float scale) {
+  for (std::int64_t count = 0; count <= 40; ++count)  // every length of a rest
+    for (std::uint32_t first = 0; first < 256; first += 16) {
+      std::vector<F8> codes(static_cast<std::size_t>(count));
+      for (std::size_t i = 0; i < codes.size(); ++i) codes[i].bits = static_cast<std::uint8_t>(first + i);
+      std::vector<T> y(codes.size() + 1, T(-5.0F));
+      cpu::dequantize_run(codes.data(), y.data(), count, scale);
+      for (std::size_t i = 0; i < codes.size(); ++i) {
+        const double expected = static_cast<double>(codes[i]) * scale, value = static_cast<double>(y[i]);
+        ASSERT_TRUE(same_value(value, expected) && std::signbit(value) == std::signbit(expected))
+            << "code " << int{codes[i].bits} << " became " << value << ", expected " << expected;
+      }
+      ASSERT_EQ(static_cast<float>(y.back()), -5.0F) << "written beyond the end";
+    }
+}
+
+TYPED_TEST(Fp8Conversion, EveryCodeIsDecodedExactly) {
+  for (const float scale : {1.0F, 0x1p-20F, 0x1p13F}) {
+    expect_decoded<TypeParam, float>(scale);
+    expect_decoded<TypeParam, double>(scale);
+    expect_decoded<TypeParam, BFloat16>(scale);
+  }
 }
 
 TEST(Fp8Quantize, AmaxIsTakenBeforeScalingAndKeepsTheLarger) {
