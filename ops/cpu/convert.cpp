@@ -1,10 +1,11 @@
-// Conversions between f32 and the 16-bit formats with SIMD, between all others one by one.
+// Conversions between f32 and the 16-bit formats and from FP8 with SIMD, between all others one by one.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "binade/ops/cpu/convert.cpp"
 #include <hwy/foreach_target.h>  // must come before simd.h
 #include <algorithm>
 
 #include "binade/ops/cpu/convert.h"
+#include "binade/ops/cpu/quantize.h"
 #include "binade/ops/cpu/simd.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -44,6 +45,8 @@ void widen(const BFloat16* x, float* y, std::int64_t count) {
 void widen(const Half* x, float* y, std::int64_t count) {
   HWY_DYNAMIC_DISPATCH(widen_f16)(x, y, static_cast<std::size_t>(count));
 }
+void widen(const Float8E4M3* x, float* y, std::int64_t count) { dequantize_run(x, y, count, 1.0F); }
+void widen(const Float8E5M2* x, float* y, std::int64_t count) { dequantize_run(x, y, count, 1.0F); }
 void narrow(const float* x, BFloat16* y, std::int64_t count) {
   HWY_DYNAMIC_DISPATCH(narrow_bf16)(x, y, static_cast<std::size_t>(count));
 }
@@ -56,7 +59,10 @@ void round_to_tf32(const float* x, float* y, std::int64_t count) {
 
 namespace {
 template <class T, class C>
-constexpr bool vectorised = std::is_same_v<C, float> && (std::is_same_v<T, BFloat16> || std::is_same_v<T, Half>);
+constexpr bool narrows = std::is_same_v<C, float> && (std::is_same_v<T, BFloat16> || std::is_same_v<T, Half>);
+template <class T, class C>
+constexpr bool widens = narrows<T, C> || (std::is_same_v<C, float> &&
+                                          (std::is_same_v<T, Float8E4M3> || std::is_same_v<T, Float8E5M2>));
 }
 
 template <class C>
@@ -67,7 +73,7 @@ void read_run(const std::byte* p, DType dtype, std::int64_t stride, std::int64_t
       std::fill_n(y, count, convert<C>(x[0]));
       return;
     }
-    if constexpr (vectorised<T, C>) {
+    if constexpr (widens<T, C>) {
       if (stride == 1) return widen(x, y, count);
     }
     if (stride == 1) {
@@ -82,7 +88,7 @@ template <class C>
 void write_run(const C* x, std::byte* p, DType dtype, std::int64_t stride, std::int64_t count) {
   with_type(dtype, [&]<class T>() {
     T* y = reinterpret_cast<T*>(p);
-    if constexpr (vectorised<T, C>) {
+    if constexpr (narrows<T, C>) {
       if (stride == 1) return narrow(x, y, count);
     }
     if (stride == 1) {

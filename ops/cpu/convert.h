@@ -9,6 +9,8 @@ namespace binade::cpu {
 // Contiguous, vectorised, rounding to nearest even.
 void widen(const BFloat16* x, float* y, std::int64_t count);
 void widen(const Half* x, float* y, std::int64_t count);
+void widen(const Float8E4M3* x, float* y, std::int64_t count);
+void widen(const Float8E5M2* x, float* y, std::int64_t count);
 void narrow(const float* x, BFloat16* y, std::int64_t count);
 void narrow(const float* x, Half* y, std::int64_t count);
 void round_to_tf32(const float* x, float* y, std::int64_t count);  // y may be x

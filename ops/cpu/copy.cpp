@@ -3,6 +3,7 @@
 
 #include "binade/core/backend/kernels.h"
 #include "binade/ops/cpu/blocks.h"
+#include "binade/ops/cpu/quantize.h"
 
 namespace binade::cpu {
 namespace {
@@ -17,13 +18,16 @@ void copy_run(const std::byte* source, std::int64_t x_stride, std::byte* destina
   const From* x = reinterpret_cast<const From*>(source);
   To* y = reinterpret_cast<To*>(destination);
   constexpr bool from_16 = std::is_same_v<From, BFloat16> || std::is_same_v<From, Half>;
+  constexpr bool from_8 = std::is_same_v<From, Float8E4M3> || std::is_same_v<From, Float8E5M2>;
   constexpr bool to_16 = std::is_same_v<To, BFloat16> || std::is_same_v<To, Half>;
   if (x_stride == 1 && y_stride == 1) {
     if constexpr (std::is_same_v<From, To>) {
       std::memcpy(y, x, static_cast<std::size_t>(count) * sizeof(To));
       return;
-    } else if constexpr (from_16 && std::is_same_v<To, float>) {
+    } else if constexpr ((from_16 || from_8) && std::is_same_v<To, float>) {
       return widen(x, y, count);
+    } else if constexpr (from_8 && std::is_same_v<To, BFloat16>) {
+      return dequantize_run(x, y, count, 1);
     } else if constexpr (to_16 && std::is_same_v<From, float>) {
       return narrow(x, y, count);
     }

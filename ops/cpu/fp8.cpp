@@ -7,7 +7,7 @@
 #include "binade/core/backend/fp8_kernels.h"
 #include "binade/core/backend/memory.h"
 #include "binade/ops/cpu/convert.h"
-#include "binade/ops/cpu/matmul_block.h"
+#include "binade/ops/cpu/matmul.h"
 #include "binade/ops/cpu/quantize.h"
 #include "binade/ops/cpu/threads.h"
 
@@ -159,38 +159,28 @@ void quantize_mx(TensorView x, TensorView y, TensorView scales) {
 
 // ---- products -------------------------------------------------------------------------------------------------------
 
-// x [rows, columns] of FP8 numbers, rows contiguous, as T, with the scales of blocks along the rows unless absent.
+// x [rows, k] of FP8 numbers, k contiguous, as T [rows, k], each times the scale of its block along k.
 template <class T>
-void dequantize_rows(const TensorView& x, const TensorView& scales, const TensorView& y) {
-  const std::int64_t columns = x.size(1), step = scales ? kernel::mx_block : std::max<std::int64_t>(columns, 1);
-  with_fp8(x.dtype, "matmul_fp8", [&]<class F8> {
-    parallel_for(x.size(0), rows_per_task(columns), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t row = begin; row < end; ++row)
-        for (std::int64_t start = 0; start < columns; start += step) {
-          const float scale =
-              scales ? e8m0_value(scales.as<std::uint8_t>()[row * scales.stride(0) + start / step * scales.stride(1)]) : 1;
-          dequantize_run(x.as<F8>() + row * x.stride(0) + start, y.as<T>() + row * columns + start,
-                         std::min(step, columns - start), scale);
-        }
-    });
-  });
-}
-
-class Dequantized {  // an operand in the dtype T, in the order it lies in
+class Dequantized {
  public:
-  template <class T>
-  Dequantized(T, const TensorView& x, const TensorView& scales)
-      : memory_(static_cast<std::size_t>(x.numel()) * sizeof(T), Device{}) {
-    const bool turned = x.stride(1) != 1 && x.size(1) > 1;
-    check(!turned || x.stride(0) == 1 || x.size(0) <= 1, "matmul_fp8: an operand must have contiguous rows or columns");
-    check(!turned || !scales, "matmul_fp8: operands with block scales must be contiguous along k");
-    const TensorView source = turned ? transposed(x) : x;
-    view = source;
-    view.data = memory_.as<std::byte>();
+  Dequantized(const TensorView& x, const TensorView& scales)
+      : view(x), memory_(static_cast<std::size_t>(x.numel()) * sizeof(T), Device{}) {
+    check(x.stride(1) == 1 || x.size(1) <= 1, "matmul_fp8: operands with block scales must be contiguous along k");
+    view.data = memory_.template as<std::byte>();
     view.dtype = dtype_of<T>;
-    view.strides = contiguous_strides(source.shape);
-    dequantize_rows<T>(source, scales, view);
-    if (turned) view = transposed(view);
+    view.strides = contiguous_strides(x.shape);
+    const std::int64_t k = x.size(1);
+    with_fp8(x.dtype, "matmul_fp8", [&]<class F8> {
+      parallel_for(x.size(0), rows_per_task(k), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row)
+          for (std::int64_t start = 0; start < k; start += kernel::mx_block) {
+            const std::int64_t block = start / kernel::mx_block;
+            const std::uint8_t scale = scales.as<std::uint8_t>()[row * scales.stride(0) + block * scales.stride(1)];
+            dequantize_run(x.as<F8>() + row * x.stride(0) + start, view.as<T>() + row * k + start,
+                           std::min(kernel::mx_block, k - start), e8m0_value(scale));
+          }
+      });
+    });
   }
   TensorView view;
 
@@ -198,58 +188,27 @@ class Dequantized {  // an operand in the dtype T, in the order it lies in
   Scratch memory_;
 };
 
-// c (+)= factor * sums + bias, rounded once. sums [m, n] contiguous.
-template <class S>
-void store(const S* sums, double factor, const TensorView& bias, const TensorView& c, bool accumulate) {
-  const std::int64_t m = c.size(0), n = c.size(1);
-  const Scratch bias_memory(static_cast<std::size_t>(n) * sizeof(S), Device{});
-  S* const added = bias_memory.as<S>();
-  std::fill_n(added, n, S(0));
-  if (bias) read_run(bias.data, bias.dtype, bias.stride(0), n, added);
-  with_float_type(c.dtype, "matmul_fp8", [&]<class T> {
-    parallel_for(m, rows_per_task(n), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        T* row = c.as<T>() + i * n;
-        for (std::int64_t j = 0; j < n; ++j) {
-          const S value = static_cast<S>(factor * static_cast<double>(sums[i * n + j])) + added[j];
-          row[j] = convert<T>(accumulate ? value + convert<S>(row[j]) : value);
-        }
-      }
-    });
-  });
-}
-
 template <class T>
-void multiply(const TensorView& a, const TensorView& b, const TensorView& scale_a, const TensorView& scale_b,
-              const TensorView& bias, const TensorView& c, bool accumulate) {
-  using S = Compute<T>;
-  const bool blocks = scale_a.dtype == DType::u8;
-  const Dequantized left(T(), a, blocks ? scale_a : TensorView{});
-  Dequantized right(T(), transposed(b), blocks ? transposed(scale_b) : TensorView{});
-  const Scratch memory(static_cast<std::size_t>(c.numel()) * sizeof(S), Device{});
-  TensorView sums = c;
-  sums.data = memory.as<std::byte>();
-  sums.dtype = dtype_of<S>;
-  kernel::matmul(left.view, transposed(right.view), {}, sums,
-                 {.accumulate = false, .precision = MatmulPrecision::highest});
-  const double factor =
-      blocks ? 1.0 : static_cast<double>(scale_a.as<float>()[0]) * static_cast<double>(scale_b.as<float>()[0]);
-  store(memory.as<S>(), factor, bias, c, accumulate);
+void matmul_mx(const TensorView& a, const TensorView& b, const TensorView& scale_a, const TensorView& scale_b,
+               const TensorView& bias, const TensorView& c, const kernel::MatmulOptions& options) {
+  const Dequantized<T> left(a, scale_a), right(transposed(b), transposed(scale_b));
+  scaled_matmul(left.view, transposed(right.view), bias, c, options, 1);
 }
 
 void matmul_fp8(TensorView a, TensorView b, TensorView scale_a, TensorView scale_b, TensorView bias, TensorView c,
                 kernel::Fp8MatmulOptions options) {
-  check((scale_a.dtype == DType::u8) == (scale_b.dtype == DType::u8),
-        "matmul_fp8: scales must be both per tensor or both of blocks");
+  const bool blocks = scale_a.dtype == DType::u8;
+  check(blocks == (scale_b.dtype == DType::u8), "matmul_fp8: scales must be both per tensor or both of blocks");
   if (c.numel() == 0) return;
-  // Block scales reach f32's subnormals, which native bf16 products may flush.
-  const bool native = product_dtype(DType::bf16) == DType::bf16 && scale_a.dtype != DType::u8;
-  if (c.dtype == DType::f64)
-    multiply<double>(a, b, scale_a, scale_b, bias, c, options.accumulate);
-  else if (native)
-    multiply<BFloat16>(a, b, scale_a, scale_b, bias, c, options.accumulate);
-  else
-    multiply<float>(a, b, scale_a, scale_b, bias, c, options.accumulate);
+  const kernel::MatmulOptions exact{.accumulate = options.accumulate, .precision = MatmulPrecision::highest};
+  if (!blocks) {
+    const double factor = static_cast<double>(scale_a.as<float>()[0]) * static_cast<double>(scale_b.as<float>()[0]);
+    scaled_matmul(a, b, bias, c, exact, factor);
+  } else if (c.dtype == DType::f64) {
+    matmul_mx<double>(a, b, scale_a, scale_b, bias, c, exact);
+  } else {  // block scales reach f32's subnormals, which native bf16 products may flush
+    matmul_mx<float>(a, b, scale_a, scale_b, bias, c, exact);
+  }
 }
 
 }  // namespace

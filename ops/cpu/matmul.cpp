@@ -1,4 +1,4 @@
-// kernel::matmul: batches and tiles of one product, shared out over threads. The tiles depend on the shape and the
+// scaled_matmul: batches and tiles of one product, shared out over threads. The tiles depend on the shape and the
 // machine, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <optional>
@@ -8,6 +8,7 @@
 #include "binade/core/backend/memory.h"
 #include "binade/core/base/scalar.h"
 #include "binade/ops/cpu/convert.h"
+#include "binade/ops/cpu/matmul.h"
 #include "binade/ops/cpu/matmul_block.h"
 #include "binade/ops/cpu/matmul_tiling.h"
 #include "binade/ops/cpu/threads.h"
@@ -110,15 +111,23 @@ class Operand {
   std::optional<Scratch> memory_;
 };
 
-// c (+)= sums + bias, rounded once, for rows of c that start at `offset`. sums [rows, columns]: changed on the way.
+struct Result {
+  TensorView c;
+  double factor;  // of the sums
+  bool accumulate;
+};
+
+// c (+)= factor * sums + bias, rounded once, for rows of c that start at `offset`. sums [rows, columns]: changed on the way.
 template <class S>
-void store_tile(S* sums, std::int64_t rows, std::int64_t columns, const S* bias, const TensorView& c,
-                std::int64_t offset, bool accumulate) {
+void store_tile(S* sums, std::int64_t rows, std::int64_t columns, const S* bias, const Result& result, std::int64_t offset) {
+  const auto& [c, factor, accumulate] = result;
   const std::int64_t down = c.stride(-2), across = c.stride(-1);
   std::vector<S> before(static_cast<std::size_t>(accumulate ? columns : 0));
   for (std::int64_t i = 0; i < rows; ++i) {
     S* row = sums + i * columns;
     std::byte* target = c.data + (offset + i * down) * size_of(c.dtype);
+    if (factor != 1)
+      for (std::int64_t j = 0; j < columns; ++j) row[j] = static_cast<S>(factor * static_cast<double>(row[j]));
     if (bias)
       for (std::int64_t j = 0; j < columns; ++j) row[j] += bias[j];
     if (accumulate) {
@@ -130,8 +139,9 @@ void store_tile(S* sums, std::int64_t rows, std::int64_t columns, const S* bias,
 }
 
 template <class S>  // S: what is summed in
-void multiply(const Operand& a, const Operand& b, std::int64_t k, const Tiling& tile, const S* bias, const TensorView& c,
-              bool accumulate, bool direct) {
+void multiply(const Operand& a, const Operand& b, std::int64_t k, const Tiling& tile, const S* bias, const Result& result,
+              bool direct) {
+  const TensorView& c = result.c;
   const std::int64_t m = c.size(-2), n = c.size(-1), batch = c.numel() / (m * n);
   const std::int64_t tiles_m = chunk_count(m, tile.m), tiles_n = chunk_count(n, tile.n);
   const std::int64_t pieces = std::max<std::int64_t>(1, chunk_count(k, tile.k));
@@ -149,14 +159,14 @@ void multiply(const Operand& a, const Operand& b, std::int64_t k, const Tiling& 
     const S* tile_bias = bias ? bias + column : nullptr;
     if (pieces == 1 && direct) {
       const MatrixBlock block_c{c.data + c_offset * size_of(c.dtype), c.dtype, m == 1 ? n : c.stride(-2), 1};
-      multiply_block(rows, columns, depth, block_a, block_b, tile_bias, block_c, accumulate);
+      multiply_block(rows, columns, depth, block_a, block_b, tile_bias, block_c, result.accumulate);
     } else if (pieces > 1) {
       S* sums = partial->as<S>() + ((piece * batch + item) * m + row) * n + column;
       multiply_block(rows, columns, depth, block_a, block_b, nullptr, {sums, dtype_of<S>, n, 1}, false);
     } else {
       const Scratch sums(static_cast<std::size_t>(rows * columns) * sizeof(S), Device{});
       multiply_block(rows, columns, depth, block_a, block_b, nullptr, {sums.as<S>(), dtype_of<S>, columns, 1}, false);
-      store_tile(sums.as<S>(), rows, columns, tile_bias, c, c_offset, accumulate);
+      store_tile(sums.as<S>(), rows, columns, tile_bias, result, c_offset);
     }
   });
   if (pieces == 1) return;
@@ -168,20 +178,23 @@ void multiply(const Operand& a, const Operand& b, std::int64_t k, const Tiling& 
         const S* more = sums + piece * batch * m * n;
         for (std::int64_t j = 0; j < n; ++j) sums[j] += more[j];
       }
-      store_tile(sums, 1, n, bias, c, batch_offset(c, i / m) + i % m * c.stride(-2), accumulate);
+      store_tile(sums, 1, n, bias, result, batch_offset(c, i / m) + i % m * c.stride(-2));
     }
   });
 }
 
-void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::MatmulOptions options) {
+}  // namespace
+
+void scaled_matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::MatmulOptions options, double factor) {
   if (c.numel() == 0) return;
-  const DType product = product_dtype(a.dtype);
+  const DType product = c.dtype == DType::f64 ? DType::f64 : product_dtype(a.dtype);
   const std::int64_t m = c.size(-2), n = c.size(-1), k = a.size(-1), batch = c.numel() / (m * n);
   const Tiling tile = choose_tiling(batch, m, n, k, a.stride(-1) != 1, machine_processors());
   const Operand left(a, product, options.precision, a.dim() - 1, tile.packed, chunk_count(n, tile.n) * repeats(a, batch));
   const Operand right(b, product, options.precision, b.dim() - 2, tile.packed, chunk_count(m, tile.m) * repeats(b, batch));
   const bool rows_plain = (c.stride(-1) == 1 || n == 1) && (c.stride(-2) >= n || m == 1);
-  const bool direct = rows_plain && (c.dtype == sum_dtype(product) || c.dtype == product);
+  const bool direct = factor == 1 && rows_plain && (c.dtype == sum_dtype(product) || c.dtype == product);
+  const Result result{c, factor, options.accumulate};
   std::optional<Scratch> memory;
   TensorView sum_bias = bias;
   if (bias && (bias.dtype != sum_dtype(product) || !bias.is_contiguous())) {
@@ -192,11 +205,15 @@ void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::M
     kernel::copy(bias, sum_bias);
   }
   if (product == DType::f64)
-    multiply(left, right, k, tile, sum_bias.as<const double>(), c, options.accumulate, direct);
+    multiply(left, right, k, tile, sum_bias.as<const double>(), result, direct);
   else
-    multiply(left, right, k, tile, sum_bias.as<const float>(), c, options.accumulate, direct);
+    multiply(left, right, k, tile, sum_bias.as<const float>(), result, direct);
 }
 
+namespace {
+void matmul(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::MatmulOptions options) {
+  scaled_matmul(a, b, bias, c, options, 1);
+}
 }  // namespace
 
 void provide_matmul() { kernel::matmul.provide(DeviceType::cpu, matmul); }

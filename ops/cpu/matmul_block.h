@@ -12,8 +12,8 @@ struct MatrixBlock {  // rows x columns somewhere in memory; strides in elements
   std::int64_t row_stride, column_stride;
 };
 
-// The operand dtype products are computed from: bf16 only where the CPU multiplies it, otherwise 16-bit operands are
-// converted to f32 first, where their products are exact.
+// The operand dtype products are computed from: bf16 only where the CPU multiplies it, of bf16 and FP8 operands, otherwise
+// narrow operands are converted to f32 first, where their products are exact.
 DType product_dtype(DType operand);
 // What such products are summed in.
 constexpr DType sum_dtype(DType operand) { return operand == DType::f64 ? DType::f64 : DType::f32; }

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <unordered_map>
+#include <vector>
 
 #include "binade/core/base/error.h"
 #include "binade/ops/cpu/matmul_block.h"
@@ -47,7 +48,7 @@ struct KeyHash {
 struct Product {
   dnnl::matmul primitive;
   memory a, b, bias, c;
-  std::unordered_map<int, memory> arguments;
+  std::vector<dnnl_exec_arg_t> arguments;  // of the C interface, which copies no map at each call
 };
 
 memory::data_type type_of(DType dtype) {
@@ -55,7 +56,7 @@ memory::data_type type_of(DType dtype) {
 }
 
 // Strides oneDNN accepts also where a size of 1 leaves a stride meaningless: {leading, 1} or {1, leading}.
-memory::dims plain_strides(std::int64_t rows, std::int64_t columns, const MatrixBlock& block) {
+std::array<std::int64_t, 2> plain_strides(std::int64_t rows, std::int64_t columns, const MatrixBlock& block) {
   const bool row_major = (block.column_stride == 1 || columns == 1) && (block.row_stride >= columns || rows == 1);
   if (row_major) return {rows == 1 ? columns : block.row_stride, 1};
   return {1, columns == 1 ? rows : block.column_stride};
@@ -92,10 +93,11 @@ Product make_product(const Library& library, const Key& key) {
   product.a = memory(a, library.engine, nullptr);
   product.b = memory(b, library.engine, nullptr);
   product.c = memory(c, library.engine, nullptr);
-  product.arguments = {{DNNL_ARG_SRC, product.a}, {DNNL_ARG_WEIGHTS, product.b}, {DNNL_ARG_DST, product.c}};
+  product.arguments = {
+      {DNNL_ARG_SRC, product.a.get()}, {DNNL_ARG_WEIGHTS, product.b.get()}, {DNNL_ARG_DST, product.c.get()}};
   if (with_bias) {
     product.bias = memory(bias, library.engine, nullptr);
-    product.arguments.emplace(DNNL_ARG_BIAS, product.bias);
+    product.arguments.push_back({DNNL_ARG_BIAS, product.bias.get()});
   }
   return product;
 }
@@ -105,7 +107,8 @@ Product make_product(const Library& library, const Key& key) {
 DType product_dtype(DType operand) {
   static const bool has_bf16 = (static_cast<int>(dnnl_get_effective_cpu_isa()) & dnnl_cpu_isa_avx512_core_bf16) ==
                                dnnl_cpu_isa_avx512_core_bf16;
-  if (operand == DType::bf16 && has_bf16) return DType::bf16;
+  const bool fits = operand == DType::bf16 || operand == DType::f8e4m3 || operand == DType::f8e5m2;
+  if (fits && has_bf16) return DType::bf16;
   return sum_dtype(operand);
 }
 
@@ -129,7 +132,9 @@ void multiply_block_onednn(std::int64_t m, std::int64_t n, std::int64_t k, Matri
     product.b.set_data_handle(const_cast<void*>(b.data));
     product.c.set_data_handle(const_cast<void*>(c.data));
     if (bias) product.bias.set_data_handle(const_cast<void*>(bias));
-    product.primitive.execute(library.stream, product.arguments);
+    dnnl::error::wrap_c_api(dnnl_primitive_execute(product.primitive.get(), library.stream.get(),
+                                                   static_cast<int>(product.arguments.size()), product.arguments.data()),
+                            "a product was not carried out");
     library.stream.wait();
   } catch (const dnnl::error& error) {
     fail({"matmul: oneDNN failed for m ", to_text(m), ", n ", to_text(n), ", k ", to_text(k), ": ", error.what()});

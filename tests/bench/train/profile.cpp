@@ -131,8 +131,8 @@ Watches watch_all(DeviceType device) {
 std::string family_of(const std::string& kernel) {
   const auto starts = [&](const char* prefix) { return kernel.starts_with(prefix); };
   const auto has = [&](const char* part) { return kernel.find(part) != std::string::npos; };
-  if (has("fp8") || starts("quantize") || starts("absmax")) return "fp8 conversions";
   if (starts("matmul")) return "matrix products";
+  if (has("fp8") || starts("quantize") || starts("absmax")) return "fp8 conversions";
   if (starts("attention")) return "attention";
   if (starts("gelu") || starts("relu") || starts("silu")) return "activations";
   if (has("_norm") && !starts("clip")) return "norms";
