@@ -170,8 +170,9 @@ void Progress::update(const Now& now) {
   const bool ends = now.step == first_ || now.step == steps_ - 1;
   if (!ends && quiet < (terminal_ ? 0.2 : 10.0)) return;
   last_ = std::chrono::steady_clock::now();
-  std::string text = fmt::format("{}  step {}/{}  loss {:.4f}  lr {:.2e}  {:.0f} {}", what_, now.step + 1, steps_,
-                                 now.loss, now.lr, now.items_per_s, unit_);
+  std::string text =
+      fmt::format("{}  step {}/{}  loss {:.4f}  lr {:.2e}", what_, now.step + 1, steps_, now.loss, now.lr);
+  if (now.items_per_s > 0) text += fmt::format("  {:.0f} {}", now.items_per_s, unit_);
   if (now.loss_scale > 0) text += fmt::format("  scale {:.0f} skipped {}", now.loss_scale, now.skipped);
   text += "  " + human_bytes(binade::memory_stats().peak_total);
   if (now.step == first_)

@@ -37,7 +37,8 @@ struct Progress {  // after each step of each run
   std::uint64_t seed = 0;
   std::int64_t run = 0, runs = 0;    // counted from 0
   std::int64_t step = 0, steps = 0;  // counted from 0
-  double loss = 0, lr = 0, loss_scale = 0, items_per_s = 0;
+  double loss = 0, lr = 0, loss_scale = 0;
+  double items_per_s = 0;  // 0: none measured yet
   std::int64_t skipped = 0;
 };
 
