@@ -143,11 +143,19 @@ HWY_EXPORT(bf16_of_e4m3);
 HWY_EXPORT(bf16_of_e5m2);
 HWY_EXPORT(largest_magnitude);
 
+static_assert(sizeof(Float8E4M3) == 1 && sizeof(Float8E5M2) == 1);
+namespace {
+template <class F8>  // of nothing, the address may be null
+std::uint8_t* codes(F8* x) { return reinterpret_cast<std::uint8_t*>(x); }
+template <class F8>
+const std::uint8_t* codes(const F8* x) { return reinterpret_cast<const std::uint8_t*>(x); }
+}  // namespace
+
 std::uint32_t quantize_run(const float* x, Float8E4M3* y, std::int64_t count, float scale, std::uint32_t amax) {
-  return HWY_DYNAMIC_DISPATCH(quantize_e4m3)(x, &y->bits, static_cast<std::size_t>(count), scale, amax);
+  return HWY_DYNAMIC_DISPATCH(quantize_e4m3)(x, codes(y), static_cast<std::size_t>(count), scale, amax);
 }
 std::uint32_t quantize_run(const float* x, Float8E5M2* y, std::int64_t count, float scale, std::uint32_t amax) {
-  return HWY_DYNAMIC_DISPATCH(quantize_e5m2)(x, &y->bits, static_cast<std::size_t>(count), scale, amax);
+  return HWY_DYNAMIC_DISPATCH(quantize_e5m2)(x, codes(y), static_cast<std::size_t>(count), scale, amax);
 }
 std::uint32_t absmax_run(const float* x, std::int64_t count, std::uint32_t amax) {
   return HWY_DYNAMIC_DISPATCH(largest_magnitude)(x, static_cast<std::size_t>(count), amax);
@@ -160,11 +168,11 @@ void dequantize_run(const F8* x, T* y, std::int64_t count, float scale) {
   if constexpr (std::is_same_v<T, double>) {
     for (std::size_t i = 0; i < n; ++i) y[i] = static_cast<double>(static_cast<float>(x[i]) * scale);
   } else if constexpr (std::is_same_v<T, float>) {
-    e4m3 ? HWY_DYNAMIC_DISPATCH(float_of_e4m3)(&x->bits, y, n, scale)
-         : HWY_DYNAMIC_DISPATCH(float_of_e5m2)(&x->bits, y, n, scale);
+    e4m3 ? HWY_DYNAMIC_DISPATCH(float_of_e4m3)(codes(x), y, n, scale)
+         : HWY_DYNAMIC_DISPATCH(float_of_e5m2)(codes(x), y, n, scale);
   } else {
-    e4m3 ? HWY_DYNAMIC_DISPATCH(bf16_of_e4m3)(&x->bits, y, n, scale)
-         : HWY_DYNAMIC_DISPATCH(bf16_of_e5m2)(&x->bits, y, n, scale);
+    e4m3 ? HWY_DYNAMIC_DISPATCH(bf16_of_e4m3)(codes(x), y, n, scale)
+         : HWY_DYNAMIC_DISPATCH(bf16_of_e5m2)(codes(x), y, n, scale);
   }
 }
 template void dequantize_run(const Float8E4M3*, double*, std::int64_t, float);
