@@ -33,8 +33,9 @@ install_cuda() {
     echo "install_deps: pip could not install" $wanted >&2
     exit 1
   }
-  for library in "$venv"/lib/python3*/site-packages/nvidia/cu13/lib/libcudart.so.13; do
-    [ ! -e "$library" ] || ln -sf libcudart.so.13 "${library%.13}"  # the name CMake looks for
+  for toolkit in "$venv"/lib/python3*/site-packages/nvidia/cu13; do
+    [ ! -e "$toolkit/lib/libcudart.so.13" ] || ln -sf libcudart.so.13 "$toolkit/lib/libcudart.so"  # the name CMake looks for
+    [ ! -d "$toolkit/lib" ] || ln -sfn lib "$toolkit/lib64"                                        # where nvcc looks
   done
 }
 
