@@ -75,26 +75,32 @@ class Traffic<slot, KernelSlot<void(Args...)>> : public Watch {
 
 // The layout says which product of a linear layer it is: forward multiplies with the transposed weight, dW with the
 // transposed gradient.
-class ProductRoles : public Watch {
+template <auto& slot, class Slot = std::remove_cvref_t<decltype(slot)>>
+class ProductRoles;
+template <auto& slot, class... Rest>
+class ProductRoles<slot, KernelSlot<void(TensorView, TensorView, Rest...)>> : public Watch {
  public:
   explicit ProductRoles(DeviceType device) : device_(device) {
-    real_ = kernel::matmul.function(device);
-    kernel::matmul.provide(device, noting);
+    real_ = slot.function(device);
+    slot.provide(device, noting);
   }
-  ~ProductRoles() override { kernel::matmul.provide(device_, real_); }
+  ~ProductRoles() override { slot.provide(device_, real_); }
 
  private:
   static bool turned(const TensorView& x) { return x.stride(-1) != 1 && x.stride(-2) == 1; }
-  static void noting(TensorView a, TensorView b, TensorView bias, TensorView c, kernel::MatmulOptions options) {
+  static void noting(TensorView a, TensorView b, Rest... rest) {
     if (!omp_in_parallel()) product_role = turned(a) ? "matmul dW" : turned(b) ? "matmul forward" : "matmul dX";
-    real_(a, b, bias, c, options);
+    real_(a, b, rest...);
   }
   DeviceType device_;
-  static inline decltype(kernel::matmul)::Function real_ = nullptr;
+  static inline void (*real_)(TensorView, TensorView, Rest...) = nullptr;
 };
 
 struct Watches {
-  explicit Watches(DeviceType where) : device(where) { list.push_back(std::make_unique<ProductRoles>(device)); }
+  explicit Watches(DeviceType where) : device(where) {
+    list.push_back(std::make_unique<ProductRoles<kernel::matmul>>(device));
+    if (kernel::matmul_fp8.function(device)) list.push_back(std::make_unique<ProductRoles<kernel::matmul_fp8>>(device));
+  }
   template <auto& slot>
   void add(double factor = 1) {
     if (slot.function(device)) list.push_back(std::make_unique<Traffic<slot>>(device, factor));
@@ -154,7 +160,8 @@ Profile profile(const std::function<double()>& step, int times, DeviceType devic
   KernelTimes::Table table;
   {
     const Watches watches = watch_all(device);
-    KernelTimes kernel_times([](std::string_view slot) { return slot == "matmul" ? product_role : std::string(slot); });
+    KernelTimes kernel_times(
+        [](std::string_view slot) { return slot.starts_with("matmul") ? product_role : std::string(slot); });
     for (int i = 0; i < times; ++i) result.seconds += step();
     table = kernel_times.take();
   }
