@@ -74,7 +74,7 @@ HWY_INLINE Float decode(U32 code) {
   return hn::BitCast(F32Tag(), hn::Or(hn::Or(finite, special), sign));
 }
 
-// `count` <= lanes() codes to and from the rest of a run.
+// lanes() codes.
 HWY_INLINE void store_codes(U32 codes, std::uint8_t* y) { hn::StoreU(hn::U8FromU32(codes), U8Tag(), y); }
 HWY_INLINE U32 load_codes(const std::uint8_t* x) { return hn::PromoteTo(U32Tag(), hn::LoadU(U8Tag(), x)); }
 
