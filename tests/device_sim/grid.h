@@ -53,8 +53,8 @@ struct GridRun {  // one launch
 class Grid {
  public:
   cudaError_t run(const GridRun& launch);
-  bool in_kernel() const { return fiber_ >= 0; }
-  bool on_stack(Address a) const { return a - fibers_[static_cast<std::size_t>(fiber_)].stack < stack_bytes; }
+  bool in_kernel() const { return on_this_thread_; }
+  bool on_stack(Address a) const { return a - fibers_[fiber_].stack < stack_bytes; }
   bool in_parameters(Address a) const { return a - address_of(&parameters_) < sizeof parameters_; }
   bool checked() const { return launch_.kernel->checked; }
   int device() const { return launch_.device; }
@@ -102,6 +102,10 @@ class Grid {
   [[noreturn]] void stuck();
   std::uint64_t random();
 
+  // Of the host's threads; others run host code of kernel files meanwhile. In a library's static block: read at every
+  // access of a checked kernel.
+  [[gnu::tls_model("initial-exec")]] static constinit thread_local bool on_this_thread_;
+
   GridRun launch_;
   unsigned threads_ = 0;
   std::vector<unsigned> order_;  // thread numbers in starting order; empty: forward
@@ -110,7 +114,7 @@ class Grid {
   std::array<Fiber, max_block_threads> fibers_;
   std::array<std::uint16_t, max_block_threads> free_fibers_, ready_, barrier_fibers_;
   unsigned fiber_count_ = 0, free_count_ = 0, ready_head_ = 0, ready_count_ = 0;
-  int fiber_ = -1;  // that runs; -1: none
+  unsigned fiber_ = 0;  // that runs
   void* main_stack_pointer_ = nullptr;
 
   unsigned next_thread_ = 0, finished_ = 0;

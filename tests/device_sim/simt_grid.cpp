@@ -31,6 +31,7 @@ extern "C" void simt_switch_stack(void** save, void* to);
 namespace simt {
 
 constinit ThreadContext current;
+constinit thread_local bool Grid::on_this_thread_ = false;
 
 namespace {
 
@@ -70,8 +71,7 @@ void Grid::fail(cudaError_t error, const char* kind, std::string text, const voi
   failure_kind_ = kind;
   failure_ = std::move(text) + " [" + position();
   failure_code_ = code;
-  const int from = std::exchange(fiber_, -1);
-  simt_switch_stack(&fibers_[static_cast<std::size_t>(from)].stack_pointer, main_stack_pointer_);
+  simt_switch_stack(&fibers_[fiber_].stack_pointer, main_stack_pointer_);
   std::abort();
 }
 
@@ -101,7 +101,7 @@ void Grid::switch_from(unsigned from, unsigned to) {
   Fiber& leaving = fibers_[from];
   leaving.thread = current.thread;
   leaving.linear = current.linear;
-  fiber_ = static_cast<int>(to);
+  fiber_ = to;
   simt_switch_stack(&leaving.stack_pointer, fibers_[to].stack_pointer);
   current.thread = leaving.thread;  // back again
   current.linear = leaving.linear;
@@ -119,7 +119,7 @@ unsigned Grid::next_ready() {
 }
 
 void Grid::wait() {
-  const auto from = static_cast<unsigned>(fiber_);
+  const unsigned from = fiber_;
   if (ready_count_) {
     switch_from(from, next_ready());
   } else if (next_thread_ < threads_) {
@@ -146,16 +146,15 @@ void Grid::run_threads() {
       ++finished_;
       warps_[current.linear / 32].alive &= ~(1U << (current.linear % 32));
     }
-    const auto self = static_cast<unsigned>(fiber_);
+    const unsigned self = fiber_;
     free_fibers_[free_count_++] = static_cast<std::uint16_t>(self);
     if (ready_count_) {
       const unsigned to = next_ready();
-      fiber_ = static_cast<int>(to);
+      fiber_ = to;
       simt_switch_stack(&fibers_[self].stack_pointer, fibers_[to].stack_pointer);
     } else if (finished_ < threads_) {
       stuck();
     } else {
-      fiber_ = -1;
       simt_switch_stack(&fibers_[self].stack_pointer, main_stack_pointer_);
     }
   }
@@ -309,8 +308,10 @@ cudaError_t Grid::run(const GridRun& launch) {
   }
   for (std::uint64_t i = 0; i < blocks && error_ == cudaSuccess; ++i) {
     begin_block(order == ThreadOrder::reverse ? blocks - 1 - i : order == ThreadOrder::shuffled ? block_order[i] : i);
-    fiber_ = static_cast<int>(new_fiber());
-    simt_switch_stack(&main_stack_pointer_, fibers_[static_cast<std::size_t>(fiber_)].stack_pointer);
+    fiber_ = new_fiber();
+    on_this_thread_ = true;
+    simt_switch_stack(&main_stack_pointer_, fibers_[fiber_].stack_pointer);
+    on_this_thread_ = false;
   }
   if (error_ != cudaSuccess) {
     const CodePlace place = place_of(failure_code_);

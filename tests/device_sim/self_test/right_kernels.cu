@@ -250,5 +250,10 @@ void copy_words(const float* from, float* to, int n, cudaStream_t stream) {
 void use_shared(float* out, int bytes, cudaStream_t stream) {
   launch(LaunchConfig{dim3(1), dim3(64), static_cast<std::size_t>(bytes), stream}, use_shared_kernel, out, bytes / 4);
 }
+std::uint64_t host_sum(const std::uint64_t* words, int n) {
+  std::uint64_t sum = 0;
+  for (int i = 0; i < n; ++i) sum += words[i];
+  return sum;
+}
 
 }  // namespace binade::test

@@ -35,5 +35,7 @@ void read_constant(float* out, int n, cudaStream_t stream);
 void copy_words(const float* from, float* to, int n, cudaStream_t stream);
 // Touches `bytes` of dynamic shared memory with one block.
 void use_shared(float* out, int bytes, cudaStream_t stream);
+// Host code of a kernel file, on host memory.
+std::uint64_t host_sum(const std::uint64_t* words, int n);
 
 }  // namespace binade::test

@@ -3,8 +3,10 @@
 #include <cuda_fp8.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
+#include <thread>
 
 #include "device.h"
 #include "right_kernels.h"
@@ -232,6 +234,30 @@ TEST_P(RightKernels, LargeDynamicSharedMemory) {
   const Buffer<float> out(1);
   use_shared(out.data, 100 * 1024, stream);
   EXPECT_EQ(out.read(stream)[0], 25599.0F);
+}
+
+// A kernel file's host code is instrumented as its kernels are, and runs in other threads while a kernel does.
+TEST_P(RightKernels, HostCodeBesideAKernelIsNotTheKernel) {
+  std::atomic<bool> done = false;
+  std::atomic<std::uint64_t> rounds = 0;
+  std::thread host([&] {
+    const std::vector<std::uint64_t> words(1000, 1);
+    while (!done) {
+      EXPECT_EQ(host_sum(words.data(), 1000), 1000U);
+      ++rounds;
+    }
+  });
+  const Stream stream;
+  const auto x = bf16_values(5 * 768);
+  const Buffer<bf16> in(x, stream), out(x.size());
+  const std::uint64_t wanted = rounds + 200;
+  for (int launches = 0; launches < 20 || rounds < wanted; ++launches) {
+    row_norm(in.data, out.data, 5, 768, stream);
+    ASSERT_EQ(stream.synchronize(), cudaSuccess);
+  }
+  done = true;
+  host.join();
+  expect_rows(x, out.read(stream), 768);
 }
 
 }  // namespace binade::test
