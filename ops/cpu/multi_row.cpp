@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "binade/ops/cpu/multi_row.h"
+#include "binade/ops/cpu/simd.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -17,17 +18,17 @@ using V = hn::Vec<D>;
 constexpr std::size_t max_lanes = HWY_MAX_BYTES / sizeof(float);
 HWY_INLINE V set(double c) { return hn::Set(D(), static_cast<float>(c)); }
 
-bool Unscale(const float* g, float factor, float* y, std::int64_t count) {
+// 0 * x is NaN for an infinity or NaN, and a NaN stays in a sum.
+[[gnu::flatten]] bool Unscale(const float* g, float factor, float* y, std::int64_t count) {
   const D d;
-  const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(d);
-  const V f = hn::Set(d, factor);
-  V bad = hn::Zero(d);  // 0 * x is NaN for an infinity or NaN, and a NaN stays in a sum
-  std::size_t i = 0;
-  for (; i + step <= n; i += step) {
-    const V x = hn::LoadU(d, g + i);
-    bad = hn::MulAdd(x, hn::Zero(d), bad);
-    hn::StoreU(hn::Mul(x, f), d, y + i);
-  }
+  const std::size_t n = static_cast<std::size_t>(count);
+  const V f = hn::Set(d, factor), zero = hn::Zero(d);
+  V bad = zero;
+  std::size_t i = simd::HWY_NAMESPACE::for_four_runs(n, hn::Lanes(d), [&](std::size_t j, std::size_t) HWY_ATTR {
+    const V x = hn::LoadU(d, g + j);
+    bad = hn::MulAdd(x, zero, bad);
+    hn::StoreU(hn::Mul(x, f), d, y + j);
+  });
   bool finite = hn::AllFalse(d, hn::IsNaN(bad));
   for (; i < n; ++i) {
     finite = finite && std::isfinite(g[i]);
@@ -35,16 +36,15 @@ bool Unscale(const float* g, float factor, float* y, std::int64_t count) {
   }
   return finite;
 }
-bool Finite(const float* x, std::int64_t count) {
+[[gnu::flatten]] bool Finite(const float* x, std::int64_t count) {
   const D d;
-  const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(d);
-  V bad0 = hn::Zero(d), bad1 = bad0;
-  std::size_t i = 0;
-  for (; i + 2 * step <= n; i += 2 * step) {
-    bad0 = hn::MulAdd(hn::LoadU(d, x + i), hn::Zero(d), bad0);
-    bad1 = hn::MulAdd(hn::LoadU(d, x + i + step), hn::Zero(d), bad1);
-  }
-  bool finite = hn::AllFalse(d, hn::IsNaN(hn::Add(bad0, bad1)));
+  const std::size_t n = static_cast<std::size_t>(count);
+  const V zero = hn::Zero(d);
+  V bad[2] = {zero, zero};
+  std::size_t i = simd::HWY_NAMESPACE::for_four_runs(n, hn::Lanes(d), [&](std::size_t j, std::size_t k) HWY_ATTR {
+    bad[k % 2] = hn::MulAdd(hn::LoadU(d, x + j), zero, bad[k % 2]);
+  });
+  bool finite = hn::AllFalse(d, hn::IsNaN(hn::Add(bad[0], bad[1])));
   for (; i < n; ++i) finite = finite && std::isfinite(x[i]);
   return finite;
 }

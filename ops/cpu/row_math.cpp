@@ -131,17 +131,15 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term, const Ahead*... a
 [[gnu::flatten]] double SquaresDouble(const float* x, std::int64_t count) {
   const hn::ScalableTag<double> dd;
   const hn::Rebind<float, decltype(dd)> half;
-  const std::size_t n = static_cast<std::size_t>(count), step = hn::Lanes(dd);
-  auto s0 = hn::Zero(dd), s1 = s0;
-  std::size_t i = 0;
-  for (; i + 2 * step <= n; i += 2 * step) {
-    const auto a = hn::PromoteTo(dd, hn::LoadU(half, x + i)), b = hn::PromoteTo(dd, hn::LoadU(half, x + i + step));
-    s0 = hn::MulAdd(a, a, s0);
-    s1 = hn::MulAdd(b, b, s1);
-  }
-  double s = hn::GetLane(hn::SumOfLanes(dd, hn::Add(s0, s1)));
-  for (; i < n; ++i) s += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  return s;
+  const std::size_t n = static_cast<std::size_t>(count);
+  hn::Vec<decltype(dd)> s[4] = {hn::Zero(dd), hn::Zero(dd), hn::Zero(dd), hn::Zero(dd)};
+  std::size_t i = simd::HWY_NAMESPACE::for_four_runs(n, hn::Lanes(dd), [&](std::size_t j, std::size_t k) HWY_ATTR {
+    const auto v = hn::PromoteTo(dd, hn::LoadU(half, x + j));
+    s[k] = hn::MulAdd(v, v, s[k]);
+  });
+  double sum = hn::GetLane(hn::SumOfLanes(dd, hn::Add(hn::Add(s[0], s[1]), hn::Add(s[2], s[3]))));
+  for (; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return sum;
 }
 [[gnu::flatten]] float Exp(const float* x, float shift, float* y, std::int64_t n) {
   const D d;

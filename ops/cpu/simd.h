@@ -144,6 +144,20 @@ HWY_INLINE void store_n(Float x, T* p, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) p[i] = values[i];
 }
 
+// body(i, k) for every vector of four runs of equal length, in turns: i its start, k its run. Returns where they end, less
+// than four vectors before n. Four, because memory that is read from one place at a time comes slowly.
+template <class Body>
+HWY_INLINE std::size_t for_four_runs(std::size_t n, std::size_t step, const Body& body) {
+  const std::size_t run = n / (4 * step) * step;
+  for (std::size_t i = 0; i < run; i += step) {
+    body(i, 0);
+    body(run + i, 1);
+    body(2 * run + i, 2);
+    body(3 * run + i, 3);
+  }
+  return 4 * run;
+}
+
 // ---- functions: polynomials as in Cephes (single precision) -----------------------------------------------------------
 HWY_INLINE Float polynomial(Float, double c) { return Float(c); }
 template <class... Rest>  // highest power last: c0 + x (c1 + x (..))
