@@ -17,13 +17,6 @@ inline TensorView reshaped(const TensorView& x, const Shape& shape, const Stride
   y.strides = strides;
   return y;
 }
-inline TensorView transposed(const TensorView& x) {
-  TensorView y = x;
-  const int last = x.dim() - 1;
-  std::swap(y.shape[last - 1], y.shape[last]);
-  std::swap(y.strides[last - 1], y.strides[last]);
-  return y;
-}
 // A contiguous x as [rows, columns]; the row count cannot be computed from an empty last dimension.
 inline TensorView matrix_rows(const Tensor& x, std::int64_t columns) {
   std::int64_t count = 1;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdio>
 
 #include "binade/core/base/error.h"
 
@@ -123,20 +122,6 @@ void CachingAllocator::account(MemoryTag tag, std::size_t capacity) {
     stats_.peak_total = stats_.current_total;
     stats_.at_peak = stats_.current;
   }
-}
-
-std::string bytes_text(std::size_t bytes) {
-  constexpr const char* units[] = {"KiB", "MiB", "GiB", "TiB"};
-  if (bytes < 1024) return std::to_string(bytes) + " bytes";
-  double value = static_cast<double>(bytes) / 1024;
-  int unit = 0;
-  while (value >= 1024 && unit < 3) {
-    value /= 1024;
-    ++unit;
-  }
-  char text[40];
-  std::snprintf(text, sizeof text, "%.4g %s", value, units[unit]);
-  return text;
 }
 
 std::string largest_tags(const MemoryStats& stats) {

@@ -62,6 +62,5 @@ CachingAllocator& cuda_allocator(int device);  // throws where there is no such 
 
 // "activations 1.5 GiB, parameters 300 MiB": the largest tags first, for messages.
 std::string largest_tags(const MemoryStats& stats);
-std::string bytes_text(std::size_t bytes);  // "512 bytes", "1.5 GiB"
 
 }  // namespace binade

@@ -1,6 +1,7 @@
 // Memory of the CPU and of CUDA devices behind one door, and what it is for.
 #include "binade/core/backend/memory.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 
@@ -97,6 +98,20 @@ std::string_view name(MemoryTag tag) {
   constexpr std::array<std::string_view, memory_tags> names{"activations", "parameters", "gradients",
                                                             "optimizer",   "data",       "scratch"};
   return names.at(static_cast<std::size_t>(tag));
+}
+
+std::string bytes_text(std::size_t bytes) {
+  constexpr const char* units[] = {"KiB", "MiB", "GiB", "TiB"};
+  if (bytes < 1024) return std::to_string(bytes) + " bytes";
+  double value = static_cast<double>(bytes) / 1024;
+  int unit = 0;
+  while (value >= 1024 && unit < 3) {
+    value /= 1024;
+    ++unit;
+  }
+  char text[40];
+  std::snprintf(text, sizeof text, "%.4g %s", value, units[unit]);
+  return text;
 }
 
 MemoryTagScope::MemoryTagScope(MemoryTag tag) : previous_(current_tag) { current_tag = tag; }

@@ -25,6 +25,7 @@ struct MemoryStats {  // bytes
 MemoryStats memory_stats(Device device = {});
 void reset_peak_memory(Device device = {});
 void release_cached_memory(Device device = {});  // returns unused blocks to the system
+std::string bytes_text(std::size_t bytes);       // "512 bytes", "1.5 GiB"
 
 // Allocations of this thread carry `tag` until the end of the scope.
 class MemoryTagScope {

@@ -13,11 +13,6 @@ namespace {
 
 constexpr double newton_schulz[] = {3.4445, -4.7750, 2.0315};
 
-TensorView transposed(TensorView x) {
-  std::swap(x.shape[0], x.shape[1]);
-  std::swap(x.strides[0], x.strides[1]);
-  return x;
-}
 // y = factor x
 void scaled_copy(const TensorView& x, const TensorView& y, double factor) {
   kernel::fill(y, 0);

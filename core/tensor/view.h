@@ -1,6 +1,7 @@
 // TensorView: what a kernel sees. Memory and layout, no ownership, no autograd. An absent view has no data.
 #pragma once
 #include <cstddef>
+#include <utility>
 
 #include "binade/core/base/device.h"
 #include "binade/core/base/dtype.h"
@@ -33,5 +34,13 @@ struct TensorView {
     return reinterpret_cast<T*>(data);
   }
 };
+
+// The same memory with the last two dimensions exchanged.
+inline TensorView transposed(TensorView x) {
+  const int last = x.dim() - 1;
+  std::swap(x.shape[last - 1], x.shape[last]);
+  std::swap(x.strides[last - 1], x.strides[last]);
+  return x;
+}
 
 }  // namespace binade

@@ -17,12 +17,6 @@ namespace {
 constexpr std::int64_t unit = 16;     // sizes, leading dimensions and addresses are multiples of it
 constexpr int fp8_capability = 89;
 
-TensorView transposed(TensorView x) {
-  std::swap(x.shape[0], x.shape[1]);
-  std::swap(x.strides[0], x.strides[1]);
-  return x;
-}
-
 struct Buffer {  // a matrix in another dtype or order
   Buffer(const Shape& shape, DType dtype, Device device)
       : memory(static_cast<std::size_t>(shape.numel() * size_of(dtype)), device),

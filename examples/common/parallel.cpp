@@ -52,7 +52,7 @@ std::string Parallel::optimizer_memory() const {
   const Tensor most = from_vector(std::vector<std::int64_t>{own}, {1}), all = most.clone();
   group_->all_reduce(most, dist::ReduceOp::max).wait();
   group_->all_reduce(all).wait();
-  const auto text = [](const Tensor& bytes) { return human_bytes(static_cast<std::size_t>(bytes.item<std::int64_t>())); };
+  const auto text = [](const Tensor& bytes) { return bytes_text(static_cast<std::size_t>(bytes.item<std::int64_t>())); };
   return fmt::format("{} of optimizer state in each process, {} in all {}", text(most), text(all), group_->size());
 }
 

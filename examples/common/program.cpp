@@ -149,13 +149,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::string human_bytes(std::size_t bytes) {
-  const auto value = static_cast<double>(bytes);
-  if (bytes >= std::size_t{1} << 30) return fmt::format("{:.2f} GiB", value / 1073741824.0);
-  if (bytes >= std::size_t{1} << 20) return fmt::format("{:.1f} MiB", value / 1048576.0);
-  return fmt::format("{:.1f} KiB", value / 1024.0);
-}
-
 Progress::Progress(std::string what, std::string unit, std::int64_t first_step, std::int64_t steps)
     : what_(std::move(what)),
       unit_(std::move(unit)),
@@ -174,7 +167,7 @@ void Progress::update(const Now& now) {
       fmt::format("{}  step {}/{}  loss {:.4f}  lr {:.2e}", what_, now.step + 1, steps_, now.loss, now.lr);
   if (now.items_per_s > 0) text += fmt::format("  {:.0f} {}", now.items_per_s, unit_);
   if (now.loss_scale > 0) text += fmt::format("  scale {:.0f} skipped {}", now.loss_scale, now.skipped);
-  text += "  " + human_bytes(binade::memory_stats().peak_total);
+  text += "  " + binade::bytes_text(binade::memory_stats().peak_total);
   if (now.step == first_)
     start_ = last_;  // the first step is no measure
   else

@@ -89,6 +89,5 @@ class Progress {
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start);
-std::string human_bytes(std::size_t bytes);  // "12.3 MiB"
 
 }  // namespace example

@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 
+#include "binade/core/backend/memory.h"
 #include "binade/core/io/atomic_file.h"
 
 namespace binade::compare {
@@ -120,11 +121,6 @@ void fill(std::string& page, std::string_view mark, const std::string& with) {
   page.replace(page.find(mark), mark.size(), with);
 }
 
-std::string human_bytes(std::size_t bytes) {
-  const auto value = static_cast<double>(bytes);
-  return bytes >= std::size_t{1} << 30 ? fmt::format("{:.2f} GiB", value / 0x1p30) : fmt::format("{:.1f} MiB", value / 0x1p20);
-}
-
 std::string number_or_dash(double value, int digits, const char* unit = "") {
   return std::isfinite(value) ? fmt::format("{:.{}f}{}", value, digits, unit) : "-";
 }
@@ -144,7 +140,7 @@ std::string table(const Comparison& c) {
     out += fmt::format("{:<{}} {:>10} {:>9} {:>9} {:>11} {:>11} {:>8} {:>10}  {}\n", m.mode.name, width,
                        number_or_dash(m.final_train_loss(), 4), number_or_dash(m.final_validation_loss(), 4),
                        std::isfinite(difference) ? fmt::format("{:+.2f} %", difference) : "-",
-                       number_or_dash(m.items_per_s(), 0), human_bytes(m.peak_bytes()), m.skipped_steps(),
+                       number_or_dash(m.items_per_s(), 0), bytes_text(m.peak_bytes()), m.skipped_steps(),
                        m.final_loss_scale() > 0 ? fmt::format("{:g}", m.final_loss_scale()) : "-",
                        name(m.verdict.label));
   }

@@ -22,12 +22,6 @@ void with_fp8(DType dtype, std::string_view what, const Body& body) {
   body.template operator()<Float8E5M2>();
 }
 
-TensorView transposed(const TensorView& x) {
-  TensorView y = x;
-  std::swap(y.shape[0], y.shape[1]);
-  std::swap(y.strides[0], y.strides[1]);
-  return y;
-}
 std::int64_t rows_per_task(std::int64_t n) { return std::max<std::int64_t>(1, elementwise_grain / std::max<std::int64_t>(n, 1)); }
 
 // ---- quantisation ---------------------------------------------------------------------------------------------------
