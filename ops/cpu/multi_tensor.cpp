@@ -52,7 +52,6 @@ void unscale(std::span<const kernel::GradItem> items, TensorView scale, TensorVi
 }
 
 void inspect_gradients(std::span<const kernel::GradItem> items, TensorView scale, TensorView norm, TensorView found_inf) {
-  const double inverse = inverse_of(scale);
   const std::vector<Chunk> chunks = chunks_of(items);
   std::vector<double> squares(chunks.size());
   std::atomic<bool> found = false;
@@ -61,26 +60,19 @@ void inspect_gradients(std::span<const kernel::GradItem> items, TensorView scale
     const std::int64_t n = chunk.size;
     with_float_type(grad.dtype, "inspect_gradients", [&]<class T>() {
       using C = Compute<T>;
-      const bool scaled = norm && inverse != 1;
-      std::vector<C> room(static_cast<std::size_t>(is_narrow_float<T> || scaled ? n : 0));
+      std::vector<C> room(static_cast<std::size_t>(is_narrow_float<T> ? n : 0));
       const C* row = row_in(grad.as<T>() + chunk.begin, n, room.data());
-      bool finite = true;
-      if (scaled) {
-        finite = row_unscale(row, static_cast<C>(inverse), room.data(), n);
-        row = room.data();
-      } else if (found_inf) {
-        finite = row_finite(row, n);
-      }
-      if (!finite) found = true;
       if (norm) squares[c] = row_squares_double(row, n);
+      const bool squares_tell = norm && std::is_same_v<C, float>;  // in double no float's square overflows
+      if (found_inf && !(squares_tell ? std::isfinite(squares[c]) : row_finite(row, n))) found = true;
     });
   });
   if (found_inf) *found_inf.as<float>() = found ? 1.0F : 0.0F;
   if (!norm) return;
   double sum = 0;
   for (const double s : squares) sum += s;  // in order, whoever computed them
-  const double root = std::sqrt(sum);
-  store_values(&root, norm, false);
+  const double scaled = inverse_of(scale) * std::sqrt(sum);
+  store_values(&scaled, norm, false);
 }
 
 void gradient_scale(TensorView grad_scale, TensorView scale, TensorView norm, double max_norm) {

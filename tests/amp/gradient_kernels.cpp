@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "binade/core/backend/kernels.h"
@@ -48,6 +49,18 @@ TEST(GradientKernels, OneElementThatIsNotFiniteIsFoundAnywhere) {
         ASSERT_EQ(f.with_norm, 1) << to_text(dtype) << ", element " << i << " of " << n;
         ASSERT_FALSE(std::isfinite(f.norm)) << to_text(dtype) << ", element " << i << " of " << n;
       }
+    }
+  }
+}
+
+// Whose squares, or whose sum of squares, are not.
+TEST(GradientKernels, LargeElementsAreFinite) {
+  for (const auto& [dtype, large] : {std::pair(DType::f32, 3e38), std::pair(DType::bf16, -3e38), std::pair(DType::f64, 1e300)}) {
+    for (const std::int64_t n : lengths) {
+      const Found f = inspect(std::vector<double>(static_cast<std::size_t>(n), large), dtype);
+      EXPECT_EQ(f.by_unscale, 0) << to_text(dtype) << ", " << n;
+      EXPECT_EQ(f.by_inspection, 0) << to_text(dtype) << ", " << n;
+      EXPECT_EQ(f.with_norm, 0) << to_text(dtype) << ", " << n;
     }
   }
 }
