@@ -52,6 +52,7 @@ void unscale(std::span<const kernel::GradItem> items, TensorView scale, TensorVi
 }
 
 void inspect_gradients(std::span<const kernel::GradItem> items, TensorView scale, TensorView norm, TensorView found_inf) {
+  const double inverse = inverse_of(scale);
   const std::vector<Chunk> chunks = chunks_of(items);
   std::vector<double> squares(chunks.size());
   std::atomic<bool> found = false;
@@ -62,17 +63,17 @@ void inspect_gradients(std::span<const kernel::GradItem> items, TensorView scale
       using C = Compute<T>;
       std::vector<C> room(static_cast<std::size_t>(is_narrow_float<T> ? n : 0));
       const C* row = row_in(grad.as<T>() + chunk.begin, n, room.data());
-      if (norm) squares[c] = row_squares_double(row, n);
-      const bool squares_tell = norm && std::is_same_v<C, float>;  // in double no float's square overflows
-      if (found_inf && !(squares_tell ? std::isfinite(squares[c]) : row_finite(row, n))) found = true;
+      if (norm) squares[c] = row_squares_double(row, static_cast<C>(inverse), n);
+      const bool all_finite = norm && std::isfinite(squares[c]);  // otherwise perhaps: products may overflow
+      if (found_inf && !all_finite && !row_finite(row, n)) found = true;
     });
   });
   if (found_inf) *found_inf.as<float>() = found ? 1.0F : 0.0F;
   if (!norm) return;
   double sum = 0;
   for (const double s : squares) sum += s;  // in order, whoever computed them
-  const double scaled = inverse_of(scale) * std::sqrt(sum);
-  store_values(&scaled, norm, false);
+  const double root = std::sqrt(sum);
+  store_values(&root, norm, false);
 }
 
 void gradient_scale(TensorView grad_scale, TensorView scale, TensorView norm, double max_norm) {

@@ -128,17 +128,21 @@ HWY_INLINE float sum_row(std::int64_t count, const Term& term, const Ahead*... a
   };
   return sum_row(n, square, x + n);
 }
-[[gnu::flatten]] double SquaresDouble(const float* x, std::int64_t count) {
+[[gnu::flatten]] double SquaresDouble(const float* x, float factor, std::int64_t count) {
   const hn::ScalableTag<double> dd;
   const hn::Rebind<float, decltype(dd)> half;
   const std::size_t n = static_cast<std::size_t>(count);
+  const auto f = hn::Set(half, factor);
   hn::Vec<decltype(dd)> s[4] = {hn::Zero(dd), hn::Zero(dd), hn::Zero(dd), hn::Zero(dd)};
   std::size_t i = simd::HWY_NAMESPACE::for_four_runs(n, hn::Lanes(dd), [&](std::size_t j, std::size_t k) HWY_ATTR {
-    const auto v = hn::PromoteTo(dd, hn::LoadU(half, x + j));
+    const auto v = hn::PromoteTo(dd, hn::Mul(hn::LoadU(half, x + j), f));
     s[k] = hn::MulAdd(v, v, s[k]);
   });
   double sum = hn::GetLane(hn::SumOfLanes(dd, hn::Add(hn::Add(s[0], s[1]), hn::Add(s[2], s[3]))));
-  for (; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  for (; i < n; ++i) {
+    const double v = static_cast<double>(x[i] * factor);
+    sum += v * v;
+  }
   return sum;
 }
 [[gnu::flatten]] float Exp(const float* x, float shift, float* y, std::int64_t n) {
@@ -302,7 +306,7 @@ float row_max(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Max)
 float row_sum(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Sum)(x, n); }
 float row_dot(const float* x, const float* y, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Dot)(x, y, n); }
 float row_squares(const float* x, float mean, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(Squares)(x, mean, n); }
-double row_squares_double(const float* x, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(SquaresDouble)(x, n); }
+double row_squares_double(const float* x, float factor, std::int64_t n) { return HWY_DYNAMIC_DISPATCH(SquaresDouble)(x, factor, n); }
 float row_exp(const float* x, float shift, float* y, std::int64_t n) {
   return HWY_DYNAMIC_DISPATCH(Exp)(x, shift, y, n);
 }

@@ -71,7 +71,7 @@ float row_max(const float* x, std::int64_t n);  // -inf for an empty row; NaN if
 float row_sum(const float* x, std::int64_t n);
 float row_dot(const float* x, const float* y, std::int64_t n);
 float row_squares(const float* x, float mean, std::int64_t n);                             // sum (x - mean)^2
-double row_squares_double(const float* x, std::int64_t n);                                 // sum x^2 without overflow
+double row_squares_double(const float* x, float factor, std::int64_t n);  // sum (factor x)^2, products rounded, squares not
 float row_exp(const float* x, float shift, float* y, std::int64_t n);                      // y = exp(x - shift); sum y
 ExpSums row_max_exp_sum(const float* x, std::int64_t n);
 void row_add(const float* a, const float* b, float* y, std::int64_t n);                    // y = a + b
@@ -116,7 +116,11 @@ inline double row_squares(const double* x, double mean, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) s += (x[i] - mean) * (x[i] - mean);
   return s;
 }
-inline double row_squares_double(const double* x, std::int64_t n) { return row_squares(x, 0, n); }
+inline double row_squares_double(const double* x, double factor, std::int64_t n) {
+  double s = 0;
+  for (std::int64_t i = 0; i < n; ++i) s += (factor * x[i]) * (factor * x[i]);
+  return s;
+}
 inline double row_exp(const double* x, double shift, double* y, std::int64_t n) {
   double s = 0;
   for (std::int64_t i = 0; i < n; ++i) s += y[i] = std::exp(x[i] - shift);
