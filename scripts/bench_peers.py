@@ -22,7 +22,7 @@ PROCESSORS = os.sched_getaffinity(0)  # before torch is loaded: OMP_PROC_BIND th
 
 # ---- the PyTorch side: the same step as tests/bench/train/step.cpp ----------------------------------------------------
 
-def torch_step(model_name, precision, batch, seq, compiled):
+def torch_step(model_name, precision, batch, seq, compiled, device):
     """A function that runs one training step and returns its seconds."""
     import torch
     from torch import nn
@@ -73,7 +73,7 @@ def torch_step(model_name, precision, batch, seq, compiled):
                     nn.init.normal_(p, 0, 0.02)
 
         def forward(self, tokens):
-            x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
+            x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1], device=tokens.device))
             for block in self.blocks:
                 x = block(x)
             return F.linear(self.ln_f(x), self.wte.weight)
@@ -84,15 +84,16 @@ def torch_step(model_name, precision, batch, seq, compiled):
     else:
         model = Gpt(**GPT[model_name])
         inputs, targets = (torch.randint(0, GPT[model_name]["vocabulary"], (batch, seq)) for _ in range(2))
+    model, inputs, targets = model.to(device), inputs.to(device), targets.to(device)
     if compiled:
         model = torch.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
+    scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
 
     def step():
         start = time.perf_counter()
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
             logits = model(inputs)
             loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
         scaler.scale(loss).backward()
@@ -101,6 +102,8 @@ def torch_step(model_name, precision, batch, seq, compiled):
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        if device == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter() - start
     return step
 
@@ -108,7 +111,7 @@ def torch_step(model_name, precision, batch, seq, compiled):
 def serve(args):
     """bench_train --serve in Python."""
     batch, seq = (int(n) for n in args.shapes[0].split("x"))
-    step = torch_step(args.models[0], args.precisions[0], batch, seq, args.compile)
+    step = torch_step(args.models[0], args.precisions[0], batch, seq, args.compile, args.device)
     for _ in range(3):
         step()
     print("ready", flush=True)
@@ -145,9 +148,9 @@ class Peer:
 def measure(args, model, precision, shape):
     batch, seq = shape.split("x")
     ours = [args.bench, "--serve", "--model", model, "--precision", precision, "--batch", batch, "--seq", seq,
-            "--count", str(TINY_OPS)]
+            "--device", args.device, "--count", str(TINY_OPS)]
     theirs = [sys.executable, os.path.abspath(__file__), "--serve", "--models", model, "--precisions", precision,
-              "--shapes", shape]
+              "--device", args.device, "--shapes", shape]
     peers = [Peer("binade", ours, args.threads), Peer("eager", theirs, args.threads)]
     if args.compile and model != "tiny-op":
         try:
@@ -174,7 +177,8 @@ def report(args, model, precision, shape, peers):
     unit = {"mlp": "images/s", "tiny-op": "operations/s"}.get(model, "tokens/s")
     print(f"{model} {precision} {shape}: binade / PyTorch {best.name} = {ratio:.2f} [{low:.2f}, {high:.2f}]   "
           + ", ".join(f"{name} {items / seconds:.0f}" for name, seconds in medians.items()) + f" {unit}", flush=True)
-    return {"model": model, "precision": precision, "shape": shape, "threads": args.threads, "rounds": args.rounds,
+    return {"model": model, "precision": precision, "shape": shape, "device": args.device, "threads": args.threads,
+            "rounds": args.rounds,
             "unit": unit, "per_second": {name: items / seconds for name, seconds in medians.items()},
             "step_ms": {peer.name: [1e3 * t for t in peer.times] for peer in peers},
             "best_peer": best.name, "ratio": ratio, "ratio_quartiles": [low, high]}
@@ -186,6 +190,7 @@ def main():
     parser.add_argument("--models", type=names, default=["gpt2", "char", "mlp", "tiny-op"], help="comma-separated")
     parser.add_argument("--precisions", type=names, default=["fp32", "bf16"], help="of fp32, bf16, fp16")
     parser.add_argument("--shapes", type=names, help="batch x time, such as 4x64,4x256; default: each model's own")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of both sides")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0, help="that each peer works per round, at least one step")
     parser.add_argument("--threads", type=int, default=len(PROCESSORS))
@@ -197,7 +202,8 @@ def main():
     if args.serve:
         return serve(args)
     import torch
-    print(f"PyTorch {torch.__version__}, {args.threads} threads", flush=True)
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
+    print(f"PyTorch {torch.__version__}, {where}", flush=True)
     records = []
     for model in args.models:
         for precision in args.precisions if model != "tiny-op" else ["fp32"]:
