@@ -123,7 +123,8 @@ struct CrossEntropyOptions {
   std::int64_t ignore_index = -100;
   double label_smoothing = 0;
 };
-// logits [rows, classes] contiguous, targets [rows] i64; loss, lse [rows] f32 (f64 for f64); an ignored row has loss 0.
+// logits [rows, classes], the classes of a row side by side, dlogits with the same strides, targets [rows] i64; loss, lse
+// [rows] f32 (f64 for f64); an ignored row has loss 0.
 // Throws Error naming the target for a class index out of range.
 inline KernelSlot<void(TensorView logits, TensorView targets, TensorView loss, TensorView lse,
                        CrossEntropyOptions options)>

@@ -74,7 +74,7 @@ void cross_entropy(TensorView logits, TensorView targets, TensorView loss, Tenso
     return fill_zero(lse);
   }
   with_row_type(logits.dtype, "cross_entropy", [&]<class C>() {
-    const auto rows = make_rows<C, 1, 0>(logits, {logits}, {});
+    const auto rows = make_rows<C, 1, 0>(logits, {logits}, {}, logits.stride(0));
     launch(rows.config(logits.device), cross_entropy_kernel<C>, rows, targets.as<const std::int64_t>(), loss.as<C>(),
            lse.as<C>(), options, index_fault_of(logits.device));
   });
@@ -84,7 +84,7 @@ void cross_entropy_backward(TensorView logits, TensorView targets, TensorView ls
                             CrossEntropyOptions options) {
   if (logits.numel() == 0) return;
   with_row_type(logits.dtype, "cross_entropy", [&]<class C>() {
-    const auto rows = make_rows<C, 1, 1>(logits, {logits}, {dlogits});
+    const auto rows = make_rows<C, 1, 1>(logits, {logits}, {dlogits}, logits.stride(0));
     launch(rows.config(logits.device), cross_entropy_backward_kernel<C>, rows, targets.as<const std::int64_t>(),
            lse.as<const C>(), dloss.as<const C>(), dloss.stride(0), options);
   });

@@ -84,6 +84,7 @@ __global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean
                          {row.out.of[0]},
                          rows.rows,
                          rows.n,
+                         rows.lead,
                          rows.vectors};
     const C m = mean ? mean[r] : C(0), s = rstd[r];
     C sum_g = 0, sum_g_xhat = 0;

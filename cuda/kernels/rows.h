@@ -1,4 +1,4 @@
-// Kernels over the rows of contiguous [rows, n] operands, one block per row: the operands as one parameter, and the
+// Kernels over the rows of [rows, n] operands, contiguous or with one distance between all rows, one block per row: the operands as one parameter, and the
 // passes over a row that several families share.
 #pragma once
 #include "binade/cuda/kernels/block.h"
@@ -13,6 +13,7 @@ struct Rows {
   Spans<In> in;
   Spans<Out> out;
   std::int64_t rows = 0, n = 0;
+  std::int64_t lead = 0;  // elements from one row's start to the next one's
   bool vectors = false;
 
   LaunchConfig config(Device device) const {
@@ -22,7 +23,7 @@ struct Rows {
   __device__ __forceinline__ Rows of_block() const { return row(blockIdx.x); }
   __device__ __forceinline__ Rows row(std::int64_t r) const {
     Rows row = *this;
-    const std::int64_t start = r * n;
+    const std::int64_t start = r * lead;
 #pragma unroll
     for (int s = 0; s < In; ++s) row.in.of[s] = in.of[s].from(start);
 #pragma unroll
@@ -42,15 +43,17 @@ struct Rows {
   }
 };
 
+// lead: 0 for contiguous operands
 template <class C, std::size_t In, std::size_t Out>
 Rows<In, Out> make_rows(const TensorView& like, const std::array<TensorView, In>& inputs,
-                        const std::array<TensorView, Out>& outputs) {
+                        const std::array<TensorView, Out>& outputs, std::int64_t lead = 0) {
   Rows<In, Out> r;
   r.rows = like.size(0);
   r.n = like.size(1);
+  r.lead = lead ? lead : r.n;
   std::transform(inputs.begin(), inputs.end(), r.in.of, span_of);
   std::transform(outputs.begin(), outputs.end(), r.out.of, span_of);
-  r.vectors = can_use_vectors<C>(r.in, r.n) && can_use_vectors<C>(r.out, r.n);
+  r.vectors = can_use_vectors<C>(r.in, r.lead) && can_use_vectors<C>(r.out, r.lead);
   return r;
 }
 

@@ -1,6 +1,6 @@
 // Specifications as graphs of cudnn-frontend: the only file that includes it (it takes most of a minute to compile).
-// Plans are built from a description of the GPU, not from a handle, so that a machine without one builds the same
-// plans. Only engines that give the same bits each time and sum in FP32 are taken.
+// Plans are built from properties of the GPU, not from a handle: a machine without one builds them from a description.
+// Only engines that give the same bits each time and sum in FP32 are taken.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -242,12 +242,20 @@ class FrontendPlan : public Plan {
   std::string engine_;
 };
 
-std::unique_ptr<fe::graph::Graph> empty_graph(const std::string& properties) {
-  const auto device = std::make_shared<fe::DeviceProperties>();
-  fe_check(device->deserialize({properties.begin(), properties.end()}), "device properties");
+std::shared_ptr<fe::DeviceProperties> library_properties(const PlanGpu& gpu) {
+  auto properties = std::make_shared<fe::DeviceProperties>();
+  if (gpu.device) {
+    fe_check(properties->set_device_id(gpu.device->index).build(), "ask for device properties");
+  } else {
+    fe_check(properties->deserialize({gpu.properties.begin(), gpu.properties.end()}), "device properties");
+  }
+  return properties;
+}
+
+std::unique_ptr<fe::graph::Graph> empty_graph(const PlanGpu& gpu) {
   auto graph = std::make_unique<fe::graph::Graph>();
-  const int architecture = nlohmann::json::parse(properties).at("deviceVer");  // 890: compute capability 8.9
-  graph->set_device_properties(device).set_sm_version(architecture / 10);
+  const int architecture = nlohmann::json::parse(gpu.properties).at("deviceVer");  // 890: compute capability 8.9
+  graph->set_device_properties(library_properties(gpu)).set_sm_version(architecture / 10);
   graph->set_intermediate_data_type(fe::DataType_t::FLOAT).set_compute_data_type(fe::DataType_t::FLOAT);
   return graph;
 }
@@ -261,21 +269,19 @@ std::string plan_library() {
   });
 }
 
-std::string device_properties(Device device) {
-  return guarded([&] {
-    fe::DeviceProperties properties;
-    fe_check(properties.set_device_id(device.index).build(), "ask for device properties");
+PlanGpu plan_gpu(Device device) {
+  return guarded([&]() -> PlanGpu {
     std::vector<std::uint8_t> json;
-    fe_check(properties.serialize(json), "device properties");
+    fe_check(library_properties({{}, device})->serialize(json), "device properties");
     std::string text(json.begin(), json.end());
     while (!text.empty() && text.back() == '\0') text.pop_back();
-    return text;
+    return {text, device};
   });
 }
 
-std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const std::string& properties) {
+std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const PlanGpu& gpu) {
   return guarded([&]() -> std::unique_ptr<Plan> {
-    auto graph = empty_graph(properties);
+    auto graph = empty_graph(gpu);
     std::visit(Translation(*graph), spec);
     const std::string text = to_text(spec);
     fe_check(graph->validate(), text);
@@ -293,10 +299,9 @@ std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const std::string& proper
   });
 }
 
-std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& properties,
-                                   std::span<const std::uint8_t> serialized) {
+std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const PlanGpu& gpu, std::span<const std::uint8_t> serialized) {
   return guarded([&]() -> std::unique_ptr<Plan> {
-    auto graph = empty_graph(properties);
+    auto graph = empty_graph(gpu);
     const auto end_of_name = std::find(serialized.begin(), serialized.end(), 0);
     check(end_of_name != serialized.end(), "cuDNN: a serialized plan is damaged");
     fe_check(graph->deserialize(std::vector<std::uint8_t>(end_of_name + 1, serialized.end())), "restore a plan");

@@ -67,19 +67,19 @@ struct KnownPlan {
 KnownPlan make_plan(const PlanSpec& spec, const std::string& text, Device device) {
   try {
     const auto start = std::chrono::steady_clock::now();
-    const std::string properties = device_properties(device);
-    const PlanFile file(plan_library() + '\n' + properties + '\n' + text);
+    const PlanGpu gpu = plan_gpu(device);
+    const PlanFile file(plan_library() + '\n' + gpu.properties + '\n' + text);
     KnownPlan known;
     const char* source = "read from disk";
     if (const auto bytes = file.read()) {
       try {
-        known.plan = restore_plan(spec, properties, *bytes);
+        known.plan = restore_plan(spec, gpu, *bytes);
       } catch (const Error&) {  // damaged, or of a library that says the same version: made again
       }
     }
     if (!known.plan) {
       source = "built";
-      known.plan = build_plan(spec, properties);
+      known.plan = build_plan(spec, gpu);
       file.write(*known.plan);
     }
     const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -99,11 +100,15 @@ class Plan {
 
 // ---- who makes plans. All throw Error with the library's reason.
 std::string plan_library();  // name and version
-// What the library needs to know of a GPU, as its JSON. Plans are made for such a description, with or without the GPU.
-std::string device_properties(Device device);
-std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const std::string& properties);
-std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& properties,
-                                   std::span<const std::uint8_t> serialized);
+// The GPU that a plan is for. One that is there is asked by the library itself: from a description alone, however
+// complete, it shapes some launches for a fraction of the multiprocessors (18 of an H100's 132 for attention).
+struct PlanGpu {
+  std::string properties;        // what the library knows of it, as its JSON
+  std::optional<Device> device;  // absent: it need not be there, for plans that are built and never executed
+};
+PlanGpu plan_gpu(Device device);
+std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const PlanGpu& gpu);
+std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const PlanGpu& gpu, std::span<const std::uint8_t> serialized);
 
 // ---- the cache
 

@@ -11,8 +11,8 @@ namespace {
 }  // namespace
 
 std::string plan_library() { refuse(); }
-std::string device_properties(Device) { refuse(); }
-std::unique_ptr<Plan> build_plan(const PlanSpec&, const std::string&) { refuse(); }
-std::unique_ptr<Plan> restore_plan(const PlanSpec&, const std::string&, std::span<const std::uint8_t>) { refuse(); }
+PlanGpu plan_gpu(Device) { refuse(); }
+std::unique_ptr<Plan> build_plan(const PlanSpec&, const PlanGpu&) { refuse(); }
+std::unique_ptr<Plan> restore_plan(const PlanSpec&, const PlanGpu&, std::span<const std::uint8_t>) { refuse(); }
 
 }  // namespace binade::cuda

@@ -40,7 +40,7 @@ void cross_entropy(TensorView logits, TensorView targets, TensorView loss, Tenso
         C& row_lse = lse.as<C>()[r];
         row_loss = row_lse = C(0);
         if (t[r] == options.ignore_index) continue;
-        const C* x = row_in(logits.as<T>() + r * n, n, room.data());
+        const C* x = row_in(logits.as<T>() + r * logits.stride(0), n, room.data());
         const auto [largest, sum] = row_max_exp_sum(x, n);
         const C log_sum = std::log(sum);
         row_lse = largest + log_sum;
@@ -66,12 +66,12 @@ void cross_entropy_backward(TensorView logits, TensorView targets, TensorView ls
     parallel_for(rows, rows_per_chunk(n), [&](std::int64_t begin, std::int64_t end) {
       std::vector<C> room(static_cast<std::size_t>(is_narrow_float<T> ? n : 0));
       for (std::int64_t r = begin; r < end; ++r) {
-        T* dx = dlogits.as<T>() + r * n;
+        T* dx = dlogits.as<T>() + r * dlogits.stride(0);
         if (t[r] == options.ignore_index) {  // zero even where dloss is not finite: the mean over nothing
           std::fill(dx, dx + n, T{});
           continue;
         }
-        const C* x = row_in(logits.as<T>() + r * n, n, room.data());
+        const C* x = row_in(logits.as<T>() + r * logits.stride(0), n, room.data());
         C* row = row_for(dx, room.data());
         const C grad = dloss.as<C>()[r * dloss.stride(0)], row_lse = lse.as<C>()[r];
         const C uniform = static_cast<C>(smoothing / static_cast<double>(n));

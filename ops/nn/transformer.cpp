@@ -127,8 +127,10 @@ Tensor GPT::loss(const Tensor& tokens, const Tensor& targets) const {
   const ModuleScope inside = enter();
   check(targets.defined() && targets.shape() == tokens.shape(), "GPT: loss: targets must have the shape of tokens ",
         tokens.shape(), ", got ", targets ? to_text(targets.shape()) : "an undefined tensor");
-  if (config.loss_chunk == 0) return cross_entropy(forward(tokens), targets);
-  return linear_cross_entropy(hidden(tokens), wte.weight, targets, {.batch_chunk_size = config.loss_chunk});
+  const bool at_once = config.loss_chunk == 0;
+  if (at_once && tokens.device().type == DeviceType::cpu) return cross_entropy(forward(tokens), targets);
+  return linear_cross_entropy(hidden(tokens), wte.weight, targets,
+                              {.batch_chunk_size = at_once ? std::max<std::int64_t>(1, tokens.numel()) : config.loss_chunk});
 }
 
 namespace {

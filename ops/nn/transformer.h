@@ -63,7 +63,8 @@ struct GPTConfig {
   // about a third more work, memory for one block's activations instead of n_layer's.
   bool activation_checkpointing = false;
   // loss() computes the classifier and the cross-entropy by chunks of at most so many tokens (linear_cross_entropy), so that
-  // the logits never exist as a whole; 0: at once. Less memory where the tokens of a step outnumber n_embd, or twice that in 16 bits.
+  // the logits never exist as a whole; 0: at once (on a GPU as one chunk, whose products linear_cross_entropy pads to the
+  // sizes that Tensor Cores are fast with). Less memory where the tokens of a step outnumber n_embd, or twice that in 16 bits.
   std::int64_t loss_chunk = 0;
 };
 

@@ -378,17 +378,17 @@ class SimulatedPlan : public Plan {
 }  // namespace
 
 std::string plan_library() { return "cuDNN of the simulated device"; }
-std::string device_properties(Device) {
-  return R"({"deviceVer":)" + std::to_string(simt::settings().capability * 10) + "}";
+PlanGpu plan_gpu(Device device) {
+  return {R"({"deviceVer":)" + std::to_string(simt::settings().capability * 10) + "}", device};
 }
-std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const std::string&) {
+std::unique_ptr<Plan> build_plan(const PlanSpec& spec, const PlanGpu& gpu) {
+  require(gpu.device.has_value(), "a plan for a GPU that need not be there would be executed");
   check_spec(spec);
   return std::make_unique<SimulatedPlan>(spec);
 }
-std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const std::string& properties,
-                                   std::span<const std::uint8_t> serialized) {
+std::unique_ptr<Plan> restore_plan(const PlanSpec& spec, const PlanGpu& gpu, std::span<const std::uint8_t> serialized) {
   require(std::string(serialized.begin(), serialized.end()) == to_text(spec), "a serialized plan is damaged");
-  return build_plan(spec, properties);
+  return build_plan(spec, gpu);
 }
 
 }  // namespace binade::cuda

@@ -163,7 +163,7 @@ class CudnnPlans : public ::testing::Test {
   std::string build(const GpuDescription& gpu, const char* name, const PlanSpec& spec) {
     try {
       const auto start = std::chrono::steady_clock::now();
-      const auto plan = build_plan(spec, properties_of(gpu));
+      const auto plan = build_plan(spec, {properties_of(gpu), {}});
       const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
       const std::string text = to_text(spec);
       fmt::print("  {:24} {:18} {:22} {:5.0f} ms, workspace {:9}, {}\n", gpu.name, text.substr(0, text.find(' ')), name,
@@ -280,15 +280,15 @@ TEST_F(CudnnPlans, PlansComeBackFromTheirBytes) {
       backward_of(norms[0], DType::f32)};
   for (const GpuDescription& gpu : {gpus[0], gpus[4]})
     for (const PlanSpec& spec : specs) {
-      const auto plan = build_plan(spec, properties_of(gpu));
+      const auto plan = build_plan(spec, {properties_of(gpu), {}});
       std::vector<std::uint8_t> bytes = plan->serialize();
-      const auto restored = restore_plan(spec, properties_of(gpu), bytes);
+      const auto restored = restore_plan(spec, {properties_of(gpu), {}}, bytes);
       EXPECT_EQ(restored->engine(), plan->engine());
       EXPECT_EQ(restored->workspace_bytes(), plan->workspace_bytes());
       const std::vector<NamedTensor> wanted = tensors_of(spec);
       for (std::size_t i = 0; i < wanted.size(); ++i) expect_same(restored->tensors()[i], wanted[i], to_text(spec));
       bytes.resize(bytes.size() / 2);
-      EXPECT_THROW(restore_plan(spec, properties_of(gpu), bytes), Error);
+      EXPECT_THROW(restore_plan(spec, {properties_of(gpu), {}}, bytes), Error);
     }
 }
 
