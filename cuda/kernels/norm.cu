@@ -38,6 +38,7 @@ template <class T, class Body>
 __device__ __forceinline__ void add_up(const T* parts, unsigned count, std::int64_t n, const Body& body) {
   for (std::int64_t j = threadIdx.x; j < n; j += blockDim.x) {
     double weight_total = 0, bias_total = 0;
+#pragma unroll 8  // so many loads are on their way at a time
     for (unsigned p = 0; p < count; ++p) {
       weight_total += static_cast<double>(parts[2 * p * n + j]);
       bias_total += static_cast<double>(parts[(2 * p + 1) * n + j]);
@@ -63,54 +64,86 @@ __device__ void combine_block_sums(const BlockSums<C>& to, std::int64_t n, bool*
   if (last_to_arrive(to.arrivals + groups, groups, last)) add_up(to.groups, groups, n, finish);
 }
 
-// rows: in x, dy; out dx, which is added to what is there where `accumulate`. A block has `block_rows` rows, at most
-// 16: so many are summed in C.
+// Threads of a block that have a row together, and how many rows each team takes, one after the other.
+struct Teams {
+  unsigned threads, turns;
+};
+// a and b summed over the team, for all its threads. A barrier of the whole block; `shared`, 2 max_warps, is free again
+// after the next one.
+__device__ __forceinline__ void reduce_team(double& a, double& b, unsigned threads, double* shared) {
+  a = reduce_warp(a, Plus());
+  b = reduce_warp(b, Plus());
+  const unsigned warps = threads / 32, warp = threadIdx.x / 32;
+  if (warps == 1) return;
+  if (threadIdx.x % 32 == 0) {
+    shared[2 * warp] = a;
+    shared[2 * warp + 1] = b;
+  }
+  __syncthreads();
+  const double* const mine = shared + warp / warps * warps * 2;
+  a = mine[0];
+  b = mine[1];
+  for (unsigned w = 1; w < warps; ++w) {
+    a += mine[2 * w];
+    b += mine[2 * w + 1];
+  }
+}
+
+// rows: in x, dy; out dx, which is added to what is there where `accumulate`. A team takes at most 16 rows: so many are
+// summed in C.
 template <class C>
 __global__ void norm_backward_kernel(Rows<2, 1> rows, Span weight, const C* mean, const C* rstd, bool accumulate,
-                                     std::int64_t block_rows, BlockSums<C> to) {
-  SHARED(double, shared, max_warps);
+                                     Teams team, BlockSums<C> to) {
+  SHARED(double, shared, 4 * max_warps);
   SHARED1(bool, last_block);
-  DYN_SHARED(C, sums);  // of dy xhat, then of dy; a thread adds to its own columns
-  const std::int64_t first = blockIdx.x * block_rows;
-  const std::int64_t stop = first + block_rows < rows.rows ? first + block_rows : rows.rows;
+  DYN_SHARED(C, all_sums);  // a team's of dy xhat, then of dy; a thread adds to its own columns
+  const unsigned teams = blockDim.x / team.threads, me = threadIdx.x / team.threads, lane = threadIdx.x % team.threads;
   // Side by side are the columns of a vector's neighbours, which neighbouring threads add to at the same time.
-  const std::int64_t vectors = (rows.n + vector_length - 1) / vector_length;
+  const std::int64_t vectors = (rows.n + vector_length - 1) / vector_length, width = vectors * vector_length;
   const auto place = [&](std::int64_t j) { return rows.vectors ? j % vector_length * vectors + j / vector_length : j; };
-  C* const bias_sums = sums + vectors * vector_length;
+  C* const sums = all_sums + 2 * me * width;
+  C* const bias_sums = sums + width;
   const double n = static_cast<double>(rows.n);
-  for (std::int64_t r = first; r < stop; ++r) {
-    const Rows<2, 1> row = rows.row(r);
-    const Rows<4, 1> all{{row.in.of[0], row.in.of[1], weight, accumulate ? row.out.of[0] : Span{}},
-                         {row.out.of[0]},
-                         rows.rows,
-                         rows.n,
-                         rows.lead,
-                         rows.vectors};
-    const C m = mean ? mean[r] : C(0), s = rstd[r];
+  for (unsigned turn = 0; turn < team.turns; ++turn) {
+    const std::int64_t r = (static_cast<std::int64_t>(blockIdx.x) * team.turns + turn) * teams + me;
+    const bool there = r < rows.rows;
+    const Rows<2, 1> row = rows.row(there ? r : 0);
+    const Spans<4> in{{row.in.of[0], row.in.of[1], weight, accumulate ? row.out.of[0] : Span{}}};
+    const C m = there && mean ? mean[r] : C(0), s = there ? rstd[r] : C(0);
     C sum_g = 0, sum_g_xhat = 0;
-    all.template read<C>([&](std::int64_t, const C* x) {
-      const C g = weight ? x[1] * x[2] : x[1];
-      sum_g += g;
-      sum_g_xhat += g * ((x[0] - m) * s);
-    });
-    const double all_g = reduce_block(static_cast<double>(sum_g), shared, Plus());
-    const double all_g_xhat = reduce_block(static_cast<double>(sum_g_xhat), shared, Plus());
+    for_elements<C>(in, Spans<0>(), there ? rows.n : 0, rows.vectors, lane, team.threads,
+                    [&](std::int64_t, const C* x, C*) {
+                      const C g = weight ? x[1] * x[2] : x[1];
+                      sum_g += g;
+                      sum_g_xhat += g * ((x[0] - m) * s);
+                    });
+    double all_g = static_cast<double>(sum_g), all_g_xhat = static_cast<double>(sum_g_xhat);
+    reduce_team(all_g, all_g_xhat, team.threads, shared + turn % 2 * 2 * max_warps);
     const C c1 = mean ? static_cast<C>(all_g / n) : C(0), c2 = static_cast<C>(all_g_xhat / n);
-    all.template for_each<C>([&](std::int64_t j, const C* x, C* dx) {
-      const C g = weight ? x[1] * x[2] : x[1], xhat = (x[0] - m) * s;
-      dx[0] = s * (g - c1 - xhat * c2) + x[3];
-      if (!to.blocks) return;
-      const std::int64_t at = place(j);
-      sums[at] = (r == first ? C(0) : sums[at]) + x[1] * xhat;
-      bias_sums[at] = (r == first ? C(0) : bias_sums[at]) + x[1];
-    });
+    for_elements<C>(in, Spans<1>{{row.out.of[0]}}, there ? rows.n : 0, rows.vectors, lane, team.threads,
+                    [&](std::int64_t j, const C* x, C* dx) {
+                      const C g = weight ? x[1] * x[2] : x[1], xhat = (x[0] - m) * s;
+                      dx[0] = s * (g - c1 - xhat * c2) + x[3];
+                      if (!to.blocks) return;
+                      const std::int64_t at = place(j);
+                      sums[at] = (turn == 0 ? C(0) : sums[at]) + x[1] * xhat;
+                      bias_sums[at] = (turn == 0 ? C(0) : bias_sums[at]) + x[1];
+                    });
   }
   if (!to.blocks) return;
   __syncthreads();
+  // Teams whose first row is none have no sums: they are the last ones.
+  const std::int64_t left = rows.rows - static_cast<std::int64_t>(blockIdx.x) * team.turns * teams;
+  const unsigned summed = left < teams ? static_cast<unsigned>(left) : teams;
   C* const mine = to.blocks + 2 * blockIdx.x * rows.n;
   for (std::int64_t j = threadIdx.x; j < rows.n; j += blockDim.x) {
-    mine[j] = sums[place(j)];
-    mine[rows.n + j] = bias_sums[place(j)];
+    double weight_total = 0, bias_total = 0;
+    for (unsigned t = 0; t < summed; ++t) {
+      weight_total += static_cast<double>(all_sums[2 * t * width + place(j)]);
+      bias_total += static_cast<double>(all_sums[(2 * t + 1) * width + place(j)]);
+    }
+    mine[j] = static_cast<C>(weight_total);
+    mine[rows.n + j] = static_cast<C>(bias_total);
   }
   combine_block_sums(to, rows.n, &last_block);
 }
@@ -191,12 +224,14 @@ void sum_columns(const TensorView& x, const TensorView& mean, const TensorView& 
          piece_rows);
 }
 
-// How the rows are shared out over blocks, where these sum columns too.
+// How the rows are shared out over blocks, where these sum columns too; by the shape alone. Blocks of about 384 threads,
+// 256 of them or more: what the last ones have to add up costs as much as the rows otherwise.
 struct BlockShares {
-  std::int64_t block_rows, blocks, group, groups;
-  explicit BlockShares(std::int64_t rows) {
-    block_rows = std::clamp<std::int64_t>(rows / 128, 1, 16);
-    blocks = (rows + block_rows - 1) / block_rows;
+  std::int64_t teams, turns, blocks, group, groups;
+  BlockShares(std::int64_t rows, std::int64_t threads, std::size_t team_bytes) {
+    teams = std::clamp<std::int64_t>(384 / threads, 1, static_cast<std::int64_t>(most_shared / team_bytes));
+    turns = std::clamp<std::int64_t>(rows / (256 * teams), 1, 16);
+    blocks = (rows + teams * turns - 1) / (teams * turns);
     group = std::max<std::int64_t>(16, (blocks + arrival_words - 2) / (arrival_words - 1));
     while (group * group < blocks) ++group;
     groups = (blocks + group - 1) / group;
@@ -217,20 +252,22 @@ void norm_rows_backward(const TensorView& x, const TensorView& weight, const Ten
       auto both = make_rows<C, 2, 1>(x, {x, dy}, {dx});
       both.vectors = both.vectors && can_use_vectors<C>(Spans<1>{{span_of(weight)}});
       LaunchConfig config = both.config(x.device);
-      const auto run = [&](std::int64_t block_rows, const BlockSums<C>& to) {
+      const unsigned threads = config.block.x;
+      const auto run = [&](std::int64_t turns, const BlockSums<C>& to) {
         launch(config, norm_backward_kernel<C>, both, span_of(weight), or_null<C>(mean), rstd.as<const C>(),
-               accumulate.x, block_rows, to);
+               accumulate.x, Teams{threads, static_cast<unsigned>(turns)}, to);
       };
       if (!together) {
         run(1, {});
       } else {
-        const BlockShares shares(rows);
+        const BlockShares shares(rows, threads, sums);
         const auto parts = [&](std::int64_t count) { return static_cast<std::size_t>(2 * count * n); };
         const Scratch blocks(parts(shares.blocks) * sizeof(C), x.device);
         const Scratch groups(shares.groups > 1 ? parts(shares.groups) * sizeof(double) : 0, x.device);
         config.grid.x = static_cast<unsigned>(shares.blocks);
-        config.shared_bytes = sums;
-        run(shares.block_rows, {.dweight = span_of(dweight),
+        config.block.x = threads * static_cast<unsigned>(shares.teams);
+        config.shared_bytes = sums * static_cast<std::size_t>(shares.teams);
+        run(shares.turns, {.dweight = span_of(dweight),
                                 .dbias = span_of(dbias),
                                 .accumulate = accumulate.parameters,
                                 .group = static_cast<unsigned>(shares.group),
