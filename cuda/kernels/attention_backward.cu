@@ -12,9 +12,12 @@
 namespace binade::cuda {
 namespace {
 
-// Four tiles must fit the shared memory of the smallest GPU, 99 KiB.
+// Four tiles and scores must fit the shared memory of the smallest GPU, 99 KiB.
 template <class C, int D>
-using Tiles = AttentionTiles<C, D, std::is_same_v<C, double> ? 1 : (D > 128 ? 2 : 4), (D > 128 ? 1 : 2)>;
+using Tiles = std::conditional_t<
+    std::is_same_v<C, double>, AttentionTiles<C, D, 16, 1, 1>,
+    std::conditional_t<(D > 128), AttentionTiles<C, D, 16, 2, 1>,
+                       std::conditional_t<(D > 64), AttentionTiles<C, D, 16, 4, 2>, AttentionTiles<C, D, 8, 4, 8>>>>;
 
 // delta of query i, for all threads of a warp.
 template <class C>
@@ -53,34 +56,51 @@ struct AttentionStatistics {
 template <class C, int D, bool keys>
 __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
     attention_backward_kernel(AttentionShape s, AttentionSide own, AttentionSide other, AttentionStatistics statistics,
-                              HeadRows d_first, HeadRows dv_or_o, std::int64_t tiles) {
+                              HeadRows d_first, HeadRows dv_or_o, unsigned tiles) {
   using T = Tiles<C, D>;
   constexpr int rows = T::own / T::thread_rows, columns = T::other / T::thread_columns;
+  constexpr int queries = keys ? T::other : T::own;  // of a tile
   DYN_SHARED(C, memory);
   C* const own_first = memory;
   C* const own_second = own_first + T::own * T::pitch;
   C* const other_first = own_second + T::own * T::pitch;
   C* const other_second = other_first + T::other * T::pitch;
-  C* const shared_gradients = other_second + T::other * T::pitch;
-  C* const shared_probabilities = shared_gradients + T::own * T::score_pitch;  // keys only
-  C* const own_delta = shared_probabilities;                                   // queries only
+  C* const shared_scores = other_second + T::other * T::pitch;  // probabilities, then gradients
+  C* const tile_lse = shared_scores + T::own * T::score_pitch;
+  C* const tile_delta = tile_lse + queries;
 
   const std::int64_t own_heads = keys ? s.kv_heads : s.heads, group = s.heads / s.kv_heads;
-  const std::int64_t start = blockIdx.x % tiles * T::own, own_head = blockIdx.x / tiles % own_heads;
-  const std::int64_t batch = blockIdx.x / tiles / own_heads;
+  const auto [batch, own_head, start] = own_tile(own_heads, tiles, T::own, s.causal, keys);
   const Extent extent = s.extent(batch);
   const std::int64_t own_time = keys ? extent.keys : extent.queries;
   const std::int64_t other_time = keys ? extent.queries : extent.keys;
   const std::int64_t stop = start + T::own < own_time ? start + T::own : own_time;
-  T::load(own_first, T::own, own.first, own.first.of_head(batch, own_head), start, own_time, s, s.tf32);
-  T::load(own_second, T::own, own.second, own.second.of_head(batch, own_head), start, own_time, s, s.tf32);
+  T::template load<T::own>(own_first, own.first, own.first.of_head(batch, own_head), start, own_time, s);
+  T::template load<T::own>(own_second, own.second, own.second.of_head(batch, own_head), start, own_time, s);
 
+  // Of the queries from `first` on. Where no key is seen lse is -inf; then, as beyond the last query, exp(score - inf)
+  // is 0.
+  const auto load_statistics = [&](std::int64_t head, std::int64_t first) {
+    constexpr C infinity = std::numeric_limits<C>::infinity();
+    const C* const lse = reinterpret_cast<const C*>(statistics.lse.of_head(batch, head).data);
+    const C* const delta = static_cast<const C*>(statistics.delta) + (batch * s.heads + head) * s.time_q;
+    for (int i = static_cast<int>(threadIdx.x); i < queries; i += T::threads) {
+      const bool there = first + i < extent.queries;
+      const C of_row = there ? lse[(first + i) * statistics.lse.strides[2]] : infinity;
+      tile_lse[i] = of_row == -infinity ? infinity : of_row;
+      if (keys) tile_delta[i] = there ? delta[first + i] : C(0);
+    }
+  };
   if constexpr (!keys) {
+    load_statistics(own_head, start);
     const Span o_head = dv_or_o.of_head(batch, own_head), do_head = own.second.of_head(batch, own_head);
     C* const delta = static_cast<C*>(statistics.delta) + (batch * s.heads + own_head) * s.time_q;
-    for (std::int64_t i = start + threadIdx.x / 32; i < stop; i += T::threads / 32) {
-      const C sum = delta_of_query<C>(o_head, i * dv_or_o.strides[2], do_head, i * own.second.strides[2], s.d);
-      if (threadIdx.x % 32 == 0) delta[i] = own_delta[i - start] = sum;
+    for (std::int64_t i = start + threadIdx.x / 32; i < start + T::own; i += T::threads / 32) {
+      C sum = 0;
+      if (i < stop) sum = delta_of_query<C>(o_head, i * dv_or_o.strides[2], do_head, i * own.second.strides[2], s.d);
+      if (threadIdx.x % 32 != 0) continue;
+      tile_delta[i - start] = sum;
+      if (i < stop) delta[i] = sum;
     }
   }
 
@@ -91,40 +111,47 @@ __global__ void __launch_bounds__(Tiles<C, D>::threads, attention_blocks)
   C first_sums[rows][T::channels] = {}, second_sums[rows][T::channels] = {};
   for (std::int64_t g = 0; g < (keys ? group : 1); ++g) {
     const std::int64_t head = keys ? own_head * group + g : own_head, other_head = keys ? head : own_head / group;
-    const C* delta = static_cast<const C*>(statistics.delta) + (batch * s.heads + head) * s.time_q;
-    const C* lse_rows = reinterpret_cast<const C*>(statistics.lse.of_head(batch, head).data);
+    const Span other_first_head = other.first.of_head(batch, other_head);
+    const Span other_second_head = other.second.of_head(batch, other_head);
     for (std::int64_t at = begin; at < end; at += T::other) {
-      T::load(other_first, T::other, other.first, other.first.of_head(batch, other_head), at, other_time, s, s.tf32);
-      T::load(other_second, T::other, other.second, other.second.of_head(batch, other_head), at, other_time, s, s.tf32);
+      T::template load<T::other>(other_first, other.first, other_first_head, at, other_time, s);
+      T::template load<T::other>(other_second, other.second, other_second_head, at, other_time, s);
+      if (keys) load_statistics(head, at);
       __syncthreads();
-      const unsigned kept = T::prepare(s, extent, batch, head, start, at, keys, shared_gradients);
+      const unsigned kept = T::template prepare<keys>(s, extent, batch, head, start, at, shared_scores);
+      const Sight<keys> sight(s, extent, start, at);
       C probabilities[rows][columns], gradients[rows][columns];
       T::multiply(own_first, other_first, s.d, probabilities);
-      T::multiply(own_second, other_second, s.d, gradients);
+      T::finish(s, shared_scores, probabilities);
 #pragma unroll
-      for (int i = 0; i < rows; ++i)
+      for (int i = 0; i < rows; ++i) {
+        const int from = sight.first(T::row(i)), to = sight.last(T::row(i));
 #pragma unroll
         for (int j = 0; j < columns; ++j) {
-          const std::int64_t a = start + T::row() + i, b = at + T::column() + T::thread_columns * j;
-          const std::int64_t query = keys ? b : a, key = keys ? a : b;
-          const C score = T::score(s, probabilities[i][j], shared_gradients, i, j);
-          C p = 0, d_score = 0;
-          if (query < extent.queries && key < extent.keys) {
-            const C lse = lse_rows[query * statistics.lse.strides[2]];
-            const C factor = T::dropout_factor(s, kept, i, j);
-            p = lse == -std::numeric_limits<C>::infinity() ? C(0) : exp(score - lse);
-            const C query_delta = keys ? delta[query] : own_delta[T::row() + i];
-            d_score = p * (gradients[i][j] * factor - query_delta) * static_cast<C>(s.scale);
-            p *= factor;
-          }
-          probabilities[i][j] = p;
-          gradients[i][j] = d_score;
+          const C lse = tile_lse[keys ? T::column(j) : T::row(i)], p = exp(probabilities[i][j] - lse);
+          probabilities[i][j] = T::column(j) >= from && T::column(j) < to ? p : C(0);
         }
-      T::share(gradients, shared_gradients, s.tf32);
-      if (keys) T::share(probabilities, shared_probabilities, s.tf32);
-      __syncwarp();
-      T::accumulate(shared_gradients, other_first, s.d, first_sums);
-      if (keys) T::accumulate(shared_probabilities, other_second, s.d, second_sums);
+      }
+      T::multiply(own_second, other_second, s.d, gradients);
+      T::drop(s, kept, gradients);
+#pragma unroll
+      for (int i = 0; i < rows; ++i) {
+        const int from = sight.first(T::row(i)), to = sight.last(T::row(i));
+#pragma unroll
+        for (int j = 0; j < columns; ++j) {
+          const C delta = tile_delta[keys ? T::column(j) : T::row(i)];
+          const C d_score = probabilities[i][j] * (gradients[i][j] - delta) * static_cast<C>(s.scale);
+          gradients[i][j] = T::column(j) >= from && T::column(j) < to ? d_score : C(0);
+        }
+      }
+      if (keys) {
+        T::drop(s, kept, probabilities);
+        T::share(probabilities, shared_scores, s.tf32);
+        T::accumulate(shared_scores, other_second, second_sums);
+        __syncwarp();
+      }
+      T::share(gradients, shared_scores, s.tf32);
+      T::accumulate(shared_scores, other_first, first_sums);
       __syncthreads();
     }
   }
@@ -142,10 +169,10 @@ void run(const AttentionShape& s, const AttentionSide& own, const AttentionSide&
          const TensorView& like) {
   using T = Tiles<C, D>;
   if ((!d_first && !(keys && dv_or_o)) || like.numel() == 0) return;
-  const std::int64_t tiles = (like.size(2) + T::own - 1) / T::own;
-  const std::size_t shared = sizeof(C) * (2 * (T::own + T::other) * T::pitch + T::own * T::score_pitch +
-                                          (keys ? T::own * T::score_pitch : T::own));
-  const LaunchConfig config{dim3(static_cast<unsigned>(like.size(0) * like.size(1) * tiles)), dim3(T::threads), shared,
+  const auto tiles = static_cast<unsigned>((like.size(2) + T::own - 1) / T::own);
+  const std::size_t shared =
+      sizeof(C) * (2 * (T::own + T::other) * T::pitch + T::own * T::score_pitch + 2 * (keys ? T::other : T::own));
+  const LaunchConfig config{dim3(static_cast<unsigned>(like.size(0) * like.size(1)) * tiles), dim3(T::threads), shared,
                             stream_of(like.device)};
   launch(config, attention_backward_kernel<C, D, keys>, s, own, other, statistics, head_rows(d_first),
          head_rows(dv_or_o), tiles);

@@ -27,11 +27,11 @@ Function attention_of(const Lengths& q, const Lengths& kv, const SdpaOptions& op
   };
 }
 // Whole tiles, parts of one, one row, and sequences of which one side is empty.
-const Lengths q_lengths{40, 33, 1, 32, 0, 5}, kv_lengths{37, 32, 35, 1, 9, 0};
+const Lengths q_lengths{70, 65, 1, 64, 0, 5}, kv_lengths{67, 64, 66, 1, 9, 0};
 Tensors padded_inputs(std::int64_t heads, std::int64_t kv_heads, std::int64_t d) {
-  return {randn({6, heads, 40, d}), randn({6, kv_heads, 37, d}), randn({6, kv_heads, 37, d})};
+  return {randn({6, heads, 70, d}), randn({6, kv_heads, 67, d}), randn({6, kv_heads, 67, d})};
 }
-constexpr double terms = 2 * 40;  // a key's gradient gathers from two heads of queries
+constexpr double terms = 2 * 70;  // a key's gradient gathers from two heads of queries
 
 class AttentionLengthsKernels : public CudaDevice {
   const OwnKernelsOnly own_;
@@ -58,7 +58,7 @@ TEST_F(AttentionLengthsKernels, WithDropoutAndMasks) {
   manual_seed(2);
   const Tensors inputs = padded_inputs(2, 1, 8);
   expect_close(attention_of(q_lengths, kv_lengths, {.dropout = 0.3}), inputs, DType::f32, terms, "dropout", gpu);
-  const Tensor added = randn({6, 1, 1, 37});
+  const Tensor added = randn({6, 1, 1, 67});
   expect_close(attention_of(q_lengths, kv_lengths, {}, added), inputs, DType::f32, terms, "mask", gpu);
 }
 
@@ -68,7 +68,7 @@ TEST_F(AttentionLengthsKernels, EachSequenceAloneHasTheSameBits) {
     for (const bool causal : {false, true}) {
       manual_seed(3);
       Tensors inputs = padded_inputs(2, 1, 24);
-      inputs.push_back(randn({6, 2, 40, 24}));  // the gradient of o
+      inputs.push_back(randn({6, 2, 70, 24}));  // the gradient of o
       const auto part = [](const Tensor& x, std::size_t b, std::int64_t from, std::int64_t to) {
         return narrow(narrow(x, 0, static_cast<std::int64_t>(b), 1), 2, from, to - from);
       };

@@ -22,7 +22,7 @@ class CudaKernels : public CudaDevice {
 };
 
 TEST_F(CudaKernels, AttentionOfEveryWidth) {
-  for (const std::int64_t d : {1, 8, 64, 72, 128, 136, 256}) {
+  for (const std::int64_t d : {1, 8, 32, 64, 72, 128, 136, 256}) {
     manual_seed(1);
     const Tensors inputs{randn({1, 4, 37, d}), randn({1, 2, 41, d}), randn({1, 2, 41, d})};
     const Function function = [](const Tensors& in) {
@@ -37,14 +37,33 @@ TEST_F(CudaKernels, AttentionOfEveryWidth) {
                "attention: at most 256 channels per head on CUDA, got 257");
 }
 
+// Tiles before, on and beyond the diagonal, for each size of tile; channels by vectors and one by one.
+TEST_F(CudaKernels, AttentionOfSeveralTiles) {
+  for (const auto& [d, dtype] : {std::pair{5, DType::f64},
+                                 {24, DType::f32},
+                                 {40, DType::bf16},
+                                 {64, DType::f32},
+                                 {63, DType::f32},
+                                 {100, DType::f16},
+                                 {128, DType::f32},
+                                 {160, DType::f32}}) {
+    manual_seed(10);
+    const Tensors inputs{randn({1, 2, 130, d}), randn({1, 1, 195, d}), randn({1, 1, 195, d})};
+    const Function function = [](const Tensors& in) {
+      return scaled_dot_product_attention(in[0], in[1], in[2], {}, {.is_causal = true});
+    };
+    expect_close(function, inputs, dtype, 2 * 195, "d " + std::to_string(d) + " " + to_text(dtype), gpu);
+  }
+}
+
 TEST_F(CudaKernels, AttentionDropsWhatTheCpuDrops) {
   manual_seed(2);
-  const Tensors inputs{randn({2, 4, 35, 16}), randn({2, 2, 39, 16}), randn({2, 2, 39, 16})};
+  const Tensors inputs{randn({2, 4, 66, 16}), randn({2, 2, 70, 16}), randn({2, 2, 70, 16})};
   const Function function = [](const Tensors& in) {
     return scaled_dot_product_attention(in[0], in[1], in[2], {}, {.dropout = 0.3});
   };
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16})
-    expect_close(function, inputs, dtype, 2 * 39, "dropout " + to_text(dtype), gpu);
+    expect_close(function, inputs, dtype, 2 * 70, "dropout " + to_text(dtype), gpu);
 }
 
 TEST_F(CudaKernels, AttentionMasksOfSeveralTiles) {
