@@ -22,7 +22,7 @@ PROCESSORS = os.sched_getaffinity(0)  # before torch is loaded: OMP_PROC_BIND th
 
 # ---- the PyTorch side: the same step as tests/bench/train/step.cpp ----------------------------------------------------
 
-def torch_step(model_name, precision, batch, seq, compiled, device):
+def torch_step(model_name, precision, batch, seq, compiled, device, vocabulary=None):
     """A function that runs one training step and returns its seconds."""
     import torch
     from torch import nn
@@ -82,7 +82,7 @@ def torch_step(model_name, precision, batch, seq, compiled, device):
         model = nn.Sequential(nn.Linear(*MLP_SIZES[:2]), nn.ReLU(), nn.Linear(*MLP_SIZES[1:]))
         inputs, targets = torch.rand(batch, MLP_SIZES[0]), torch.randint(0, MLP_SIZES[-1], (batch,))
     else:
-        model = Gpt(**GPT[model_name])
+        model = Gpt(**dict(GPT[model_name], **({"vocabulary": vocabulary} if vocabulary else {})))
         inputs, targets = (torch.randint(0, GPT[model_name]["vocabulary"], (batch, seq)) for _ in range(2))
     model, inputs, targets = model.to(device), inputs.to(device), targets.to(device)
     if compiled:
@@ -111,7 +111,8 @@ def torch_step(model_name, precision, batch, seq, compiled, device):
 def serve(args):
     """bench_train --serve in Python."""
     batch, seq = (int(n) for n in args.shapes[0].split("x"))
-    step = torch_step(args.models[0], args.precisions[0], batch, seq, args.compile, args.device)
+    step = torch_step(args.models[0], args.precisions[0], batch, seq, args.compile, args.device,
+                      args.peer_vocabulary)
     for _ in range(3):
         step()
     print("ready", flush=True)
@@ -151,6 +152,10 @@ def measure(args, model, precision, shape):
             "--device", args.device, "--count", str(TINY_OPS)]
     theirs = [sys.executable, os.path.abspath(__file__), "--serve", "--models", model, "--precisions", precision,
               "--device", args.device, "--shapes", shape]
+    if args.peer_vocabulary:
+        theirs += ["--peer-vocabulary", str(args.peer_vocabulary)]
+    if args.graph:
+        ours.append("--graph")
     peers = [Peer("binade", ours, args.threads), Peer("eager", theirs, args.threads)]
     if args.compile and model != "tiny-op":
         try:
@@ -177,8 +182,8 @@ def report(args, model, precision, shape, peers):
     unit = {"mlp": "images/s", "tiny-op": "operations/s"}.get(model, "tokens/s")
     print(f"{model} {precision} {shape}: binade / PyTorch {best.name} = {ratio:.2f} [{low:.2f}, {high:.2f}]   "
           + ", ".join(f"{name} {items / seconds:.0f}" for name, seconds in medians.items()) + f" {unit}", flush=True)
-    return {"model": model, "precision": precision, "shape": shape, "device": args.device, "threads": args.threads,
-            "rounds": args.rounds,
+    return {"model": model, "precision": precision, "shape": shape, "device": args.device, "graph": args.graph,
+            "peer_vocabulary": args.peer_vocabulary, "threads": args.threads, "rounds": args.rounds,
             "unit": unit, "per_second": {name: items / seconds for name, seconds in medians.items()},
             "step_ms": {peer.name: [1e3 * t for t in peer.times] for peer in peers},
             "best_peer": best.name, "ratio": ratio, "ratio_quartiles": [low, high]}
@@ -195,6 +200,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="that each peer works per round, at least one step")
     parser.add_argument("--threads", type=int, default=len(PROCESSORS))
     parser.add_argument("--compile", action="store_true", help="torch.compile too; the faster one counts")
+    parser.add_argument("--peer-vocabulary", type=int, metavar="N",
+                        help="PyTorch's GPTs with N classes, as 50304 instead of gpt2's 50257, which its users pad by hand")
+    parser.add_argument("--graph", action="store_true", help="ours as a CUDA graph")
     parser.add_argument("--json", help="write the records to this file")
     parser.add_argument("--bench", default="build/release/bench/bench_train", help="the bench_train to run")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

@@ -4,16 +4,18 @@
 #   scripts/gpu_acceptance.sh [--out FOLDER]     needs a GPU; exit code 1 if anything failed
 #   scripts/gpu_acceptance.sh --rehearse         the same steps, shortened, on the simulated device: no GPU, no speeds
 #   --built FOLDER   the tests and examples are built there: nothing is installed, configured or built
+#   --no-sanitizers  without compute-sanitizer, which takes longer than the rest
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
-out=$root/reports/gpu_acceptance rehearse=0 built=
+out=$root/reports/gpu_acceptance rehearse=0 built= sanitizers=1
 while [ $# -gt 0 ]; do
   case $1 in
     --rehearse) rehearse=1 ;;
+    --no-sanitizers) sanitizers=0 ;;
     --out) out=${2:?--out needs a folder}; shift ;;
     --built) built=$(cd "${2:?--built needs a folder}" && pwd); shift ;;
-    *) echo "gpu_acceptance: unknown argument '$1' (--rehearse, --out FOLDER, --built FOLDER)" >&2; exit 2 ;;
+    *) echo "gpu_acceptance: unknown argument '$1' (--rehearse, --out FOLDER, --built FOLDER, --no-sanitizers)" >&2; exit 2 ;;
   esac
   shift
 done
@@ -37,11 +39,14 @@ echo "== gpu acceptance on: $device"
 step() {
   local name=$1 begin=$SECONDS status=passed
   shift
-  printf '%-28s ' "$name"
   if ! "$@" >"$out/$name.log" 2>&1; then status=failed; fi
-  printf '%s (%d s)\n' "$status" $((SECONDS - begin))
+  printf '%-28s %s (%d s)\n' "$name" "$status" $((SECONDS - begin))
   [ $status = passed ] || tail -n 5 "$out/$name.log" | sed 's/^/    /'
   printf '%s\t%s\t%d\n' "$name" "$status" $((SECONDS - begin)) >>"$out/steps.tsv"
+}
+# beside STEP...: at the same time as others until `wait`, where processors are many; the simulated device needs them itself.
+beside() {
+  if [ $rehearse = 0 ]; then "$@" & else "$@"; fi
 }
 skip() {
   printf '%-28s skipped: %s\n' "$1" "$2"
@@ -73,21 +78,35 @@ else
   profile=(--model gpt2 --batch 8 --seq 1024 --pairs 8)
 fi
 
-suite operations op_suite "$operations"
-suite cuda cuda "$cuda"
-suite optimizers optim '*'
-suite mixed_precision amp '*'
-suite low_precision lowp '*'
+# What computes right, several programs at a time: the operation suite in as many parts as half the processors.
+parts=1
+if [ $rehearse = 0 ]; then
+  parts=$((($(nproc) + 1) / 2))
+  export OMP_NUM_THREADS=1
+fi
+for part in $(seq 0 $((parts - 1))); do
+  export GTEST_TOTAL_SHARDS=$parts GTEST_SHARD_INDEX=$part
+  beside suite operations_$part op_suite "$operations"
+done
+unset GTEST_TOTAL_SHARDS GTEST_SHARD_INDEX
+beside suite cuda cuda "$cuda"
+beside suite optimizers optim '*'
+beside suite mixed_precision amp '*'
+beside suite low_precision lowp '*'
 for tool in memcheck racecheck synccheck; do
   if [ $rehearse = 1 ]; then
     skip sanitizer_$tool "compute-sanitizer needs a GPU; the simulated device has its own checker"
+  elif [ $sanitizers = 0 ]; then
+    skip sanitizer_$tool "not wanted"
   elif ! command -v compute-sanitizer >/dev/null; then
     skip sanitizer_$tool "no compute-sanitizer; it comes with the CUDA toolkit"
   else
-    step sanitizer_$tool compute-sanitizer --tool $tool --error-exitcode 1 \
+    beside step sanitizer_$tool compute-sanitizer --tool $tool --error-exitcode 1 \
       "$build/tests/test_cuda" --gtest_filter='*Kernels.*:*Graphed*'
   fi
 done
+wait
+unset OMP_NUM_THREADS
 
 # Both examples on the device and on the CPU: the losses are compared in the summary.
 for precision in fp32 bf16 fp16; do

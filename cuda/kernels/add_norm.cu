@@ -55,7 +55,7 @@ __global__ void add_norm_kernel(Rows<2, 1> rows, Rows<1, 1> of_norm, Norm<C> nor
   DYN_SHARED(std::byte, memory);
   const Rows<2, 1> row = rows.of_block();
   const Span sum = row.out.of[0], kept{keep ? memory : nullptr, sum.dtype};
-  const Rows<2, 2> both{{row.in.of[0], row.in.of[1]}, {sum, kept}, rows.rows, rows.n, rows.vectors};
+  const Rows<2, 2> both{{row.in.of[0], row.in.of[1]}, {sum, kept}, rows.rows, rows.n, rows.lead, rows.vectors};
   const auto first = static_cast<std::uint64_t>(blockIdx.x) * static_cast<std::uint64_t>(rows.n);
   Dropper dropped(dropping, row.in.of[1].dtype);
   both.for_each<C>([&](std::int64_t j, const C* x, C* y) {

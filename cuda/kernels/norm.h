@@ -26,7 +26,7 @@ struct Norm {  // layer_norm where `centred`, else rms_norm
     row.read<C>([&](std::int64_t, const C* x) { total += (x[0] - m) * (x[0] - m); });
     const double variance = reduce_block(static_cast<double>(total), shared, Plus()) / n;
     const C s = static_cast<C>(1 / sqrt(variance + eps));
-    const Rows<3, 1> all{{row.in.of[0], weight, bias}, {row.out.of[0]}, row.rows, row.n, row.vectors};
+    const Rows<3, 1> all{{row.in.of[0], weight, bias}, {row.out.of[0]}, row.rows, row.n, row.lead, row.vectors};
     all.for_each<C>([&](std::int64_t, const C* x, C* y) {
       const C xhat = (x[0] - m) * s;
       y[0] = (weight ? xhat * x[1] : xhat) + x[2];

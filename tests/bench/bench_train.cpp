@@ -203,7 +203,8 @@ int main(int argc, char** argv) {
   app.add_option("--loss-chunk", o.shape.loss_chunk, "Tokens whose logits the GPTs' loss holds at a time; 0: all")
       ->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_flag("--neighbour", o.neighbour, "Also time steps while another process takes one processor");
-  app.add_flag("--serve", o.serve, "Run as many steps as each line of the input says, answer their seconds");
+  CLI::Option* const graph = app.add_flag("--graph", o.shape.graphed, "With --serve: the step as a CUDA graph");
+  graph->needs(app.add_flag("--serve", o.serve, "Run as many steps as each line of the input says, answer their seconds"));
   app.add_option("--json", o.json_file, "Write the records to this file");
   try {
     app.parse(argc, argv);

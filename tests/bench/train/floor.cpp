@@ -124,7 +124,9 @@ Floor::Floor(const Case& c) : device_(c.device), low_(low_dtype(c)) {
       add_linear(rows, n, 4 * n, true);
       add_linear(rows, 4 * n, n, true);
     }
-    add_linear(rows, n, d->vocabulary, true);
+    // As linear_cross_entropy has it on a GPU: whole vectors of 16 bytes.
+    const std::int64_t fill = device_ == Device{} ? 1 : 16 / size_of(low_);
+    add_linear(rows, n, (d->vocabulary + fill - 1) / fill * fill, true);
     add_attention(c.batch * d->heads, c.time, n / d->heads);
     for (auto product = list_.end() - 6; product != list_.end(); ++product) (*product)->times = d->layers;
     flops_ += static_cast<double>(d->layers - 1) * 12.0 * static_cast<double>(c.batch * c.time * c.time * n);

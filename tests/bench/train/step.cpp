@@ -59,19 +59,29 @@ Step::Step(const Case& c) : autocast_(autocast_dtype_of(c.precision)), device_(c
   targets_ = targets_.to(device_);
   optimizer_ = std::make_unique<optim::AdamW>(model.parameters(), optim::AdamWOptions{.lr = 1e-4});
   scaler_ = std::make_unique<amp::GradScaler>(amp::GradScalerOptions{.enabled = autocast_ == DType::f16});
+  if (c.graphed) {
+    graphed_ = std::make_unique<cuda::GraphedStep>(
+        [this](const Tensors& batch) -> Tensors { return {run(batch[0], batch[1])}; },
+        cuda::GraphedStepOptions{.device = device_});
+  }
+}
+
+Tensor Step::run(const Tensor& inputs, const Tensor& targets) {
+  Tensor loss;
+  {
+    const amp::Autocast autocast(autocast_);
+    loss = gpt_ ? gpt_->loss(inputs, targets) : cross_entropy((*mlp_)(inputs), targets);
+  }
+  scaler_->scale(loss).backward();
+  scaler_->step(*optimizer_, {.max_norm = 1.0});
+  scaler_->update();
+  optimizer_->zero_grad();
+  return loss.detach();
 }
 
 double Step::operator()() {
   const double start = now();
-  {
-    const amp::Autocast autocast(autocast_);
-    loss_ = gpt_ ? gpt_->loss(inputs_, targets_) : cross_entropy((*mlp_)(inputs_), targets_);
-  }
-  scaler_->scale(loss_).backward();
-  scaler_->step(*optimizer_, {.max_norm = 1.0});
-  scaler_->update();
-  optimizer_->zero_grad();
-  loss_ = loss_.detach();
+  loss_ = graphed_ ? (*graphed_)({inputs_, targets_})[0] : run(inputs_, targets_);
   synchronize(device_);
   return now() - start;
 }

@@ -16,6 +16,7 @@ struct Case {
   binade::Device device;
   bool activation_checkpointing = false;  // of the GPTs
   std::int64_t loss_chunk = 0;            // of the GPTs
+  bool graphed = false;                   // recorded once as a CUDA graph and replayed; on the CPU nothing changes
 };
 
 // What the models' linear layers and attention look like, for the floor and for the table of a case.
@@ -36,6 +37,7 @@ class Step {
   double loss() const { return loss_.item<double>(); }  // of the last step
 
  private:
+  binade::Tensor run(const binade::Tensor& inputs, const binade::Tensor& targets);  // its loss
   binade::DType autocast_;
   binade::Device device_;
   std::unique_ptr<binade::nn::Sequential> mlp_;
@@ -43,6 +45,7 @@ class Step {
   binade::Tensor inputs_, targets_, loss_;
   std::unique_ptr<binade::optim::AdamW> optimizer_;
   std::unique_ptr<binade::amp::GradScaler> scaler_;
+  std::unique_ptr<binade::cuda::GraphedStep> graphed_;
 };
 
 }  // namespace bench
