@@ -6,7 +6,9 @@ namespace binade {
 
 enum class MatmulPrecision {
   highest,  // f32 operands as they are
-  high,     // f32 operands rounded to TF32 (core/base/scalar.h), products summed in f32
+  // f32 operands rounded to TF32 (core/base/scalar.h), products summed in f32. On a GPU it is a permission: cuBLAS
+  // computes some products, tiny ones above all, from the operands as they are.
+  high,
 };
 // For matmul, linear, convolution and attention, forward and backward; operands of other dtypes are not touched.
 void set_float32_matmul_precision(MatmulPrecision precision);  // thread-safe

@@ -11,6 +11,8 @@ namespace {
 // Why the call is not for cuDNN, or nothing. Images and their gradients [outer, channels, inner]; the rest per channel.
 std::string_view why_not(std::initializer_list<TensorView> images, std::initializer_list<TensorView> per_channel) {
   if (const std::string_view reason = why_not_plan(images, true); !reason.empty()) return reason;
+  for (const TensorView& image : images)
+    if (!image.is_contiguous()) return "images are not contiguous";
   const TensorView& x = *images.begin();
   if (x.size(1) * size_of(x.dtype) % 16 != 0) return "the channels are not a multiple of 8, in f32 of 4";
   for (const TensorView& one : per_channel) {

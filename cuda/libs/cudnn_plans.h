@@ -46,7 +46,8 @@ struct SdpaBackward {
 };
 
 // Cross-correlation of x [batch, c_in, h, w] with weight [c_out, c_in / groups, kh, kw]; the groups follow from the
-// channels. All tensors of one 16-bit dtype, in any order of dims that their strides say.
+// channels. All tensors of one 16-bit dtype, without gaps, with their dims in order or all with channels innermost: for
+// other strides the library may build a plan and compute something else.
 struct ConvGeometry {
   std::array<std::int64_t, 2> stride{1, 1}, padding{0, 0}, dilation{1, 1};
 };

@@ -130,22 +130,70 @@ TEST_F(CudnnDispatch, ConvolutionsAndTheirGradientsAsPlans) {
     manual_seed(15);
     Tensors inputs{randn(c.x), randn(c.weight)};
     if (c.bias) inputs.push_back(randn({c.weight[0]}));
-    for (const bool channels_last : {false, true}) {
-      const Function function = [&](const Tensors& in) {
-        const auto laid_out = [&](const Tensor& x) {
-          return channels_last ? x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}) : x;
-        };
-        return conv2d(laid_out(in[0]), laid_out(in[1]), c.bias ? in[2] : Tensor(), c.options);
-      };
-      EXPECT_EQ(library_calls(function, inputs), 3U) << c.name;
-      for (const DType dtype : {DType::f16, DType::bf16})
-        expect_close(function, inputs, dtype, static_cast<double>(c.x.numel()), std::string(c.name) + to_text(dtype),
-                     gpu);
-    }
+    const Function function = [&](const Tensors& in) {
+      return conv2d(in[0], in[1], c.bias ? in[2] : Tensor(), c.options);
+    };
+    EXPECT_EQ(library_calls(function, inputs), 3U) << c.name;
+    for (const DType dtype : {DType::f16, DType::bf16})
+      expect_close(function, inputs, dtype, static_cast<double>(c.x.numel()), std::string(c.name) + to_text(dtype),
+                   gpu);
   }
   const Tensors small{randn({1, 2, 5, 5}), randn({2, 2, 3, 3})};
   const Function convolve = [](const Tensors& in) { return conv2d(in[0], in[1], {}); };
   EXPECT_EQ(library_calls(convolve, small, DType::f32), 0U);
+}
+
+Tensor innermost(const Tensor& x) { return x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}); }
+
+// Results lie in order, so a call in which x or the weight does not is not a plan's, unless there is one position.
+TEST_F(CudnnDispatch, OtherLayoutsOfConvolutionsGoToOwnKernels) {
+  struct View {
+    const char* name;
+    std::function<Tensor(const Tensor&)> x, weight;
+    std::uint64_t calls;  // forward and gradients
+  };
+  const auto same = [](const Tensor& t) { return t; };
+  const auto turned = [](const Tensor& t) { return t.transpose(2, 3).contiguous().transpose(2, 3); };
+  const auto exchanged = [](const Tensor& t) { return t.transpose(0, 1).contiguous().transpose(0, 1); };
+  const auto with_gaps = [](const Tensor& t) { return cat({t, t}, 3).slice(3, 0, t.size(3)); };
+  const View views[] = {
+      {"channels innermost in both", innermost, innermost, 0},
+      {"channels of x innermost", innermost, same, 1},
+      {"width outside height", turned, same, 1},
+      {"filters within channels", same, exchanged, 1},
+      {"gaps in x", with_gaps, same, 1},
+      {"gaps in the weight", same, with_gaps, 1},
+      {"the batch within channels", exchanged, same, 1},
+  };
+  for (const View& view : views) {
+    manual_seed(20);
+    const Tensors inputs{randn({2, 8, 6, 8}), randn({16, 8, 3, 2}), randn({16})};
+    const Function function = [&](const Tensors& in) { return conv2d(view.x(in[0]), view.weight(in[1]), in[2]); };
+    std::uint64_t calls = 0;
+    const std::string lines = traced([&] { calls = library_calls(function, inputs); });
+    EXPECT_EQ(calls, view.calls) << view.name;
+    EXPECT_TRUE(contains(lines, "conv2d on cuda:0: own kernels: the tensors lie neither all in order")) << lines;
+    for (const DType dtype : {DType::f16, DType::bf16})
+      expect_close(function, inputs, dtype, 2 * 8 * 48, std::string(view.name) + to_text(dtype), gpu);
+  }
+  const Function spread_bias = [](const Tensors& in) { return conv2d(in[0], in[1], in[2].slice(0, 0, 32, 2)); };
+  const Tensors inputs{randn({2, 8, 6, 8}), randn({16, 8, 3, 2}), randn({32})};
+  EXPECT_TRUE(contains(traced([&] { library_calls(spread_bias, inputs); }), "own kernels: the bias is not contiguous"));
+  expect_close(spread_bias, inputs, DType::f16, 2 * 8 * 48, "spread bias", gpu);
+}
+
+TEST_F(CudnnDispatch, ConvolutionsWithAllChannelsInnermostArePlans) {  // a result of one position lies either way
+  manual_seed(22);
+  const Tensors inputs{randn({3, 8, 4, 3}), randn({16, 8, 4, 3})};
+  const Function function = [](const Tensors& in) {
+    return conv2d(innermost(in[0]), innermost(in[1]), {}, {.activation = Activation::relu});
+  };
+  std::uint64_t calls = 0;
+  const std::string lines = traced([&] { calls = library_calls(function, inputs); });
+  EXPECT_EQ(calls, 1U) << lines;
+  EXPECT_TRUE(contains(lines, "conv2d with relu on cuda:0: cuDNN: ")) << lines;
+  for (const DType dtype : {DType::f16, DType::bf16})
+    expect_close(function, inputs, dtype, 3 * 8 * 12, "innermost " + to_text(dtype), gpu);
 }
 
 TEST_F(CudnnDispatch, ConvolutionBiasAndReluAreOnePlan) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "binade/core/backend/graphed_step.h"
+#include "binade/core/backend/kernels.h"
 #include "binade/tests/cuda/cudnn.h"
 
 namespace binade::test {
@@ -106,6 +107,25 @@ TEST_F(CudnnBatchNorm, WhatPlansCannotDoGoesToOwnKernelsWithTheReason) {
   EXPECT_TRUE(contains(lines, "own kernels: not all gradients are wanted")) << lines;
   const Tensor shifted = randn({9}).to(gpu).slice(0, 1, 9);
   EXPECT_TRUE(contains(traced([&] { batch_norm(x, shifted, shifted, {}, {}); }), "not contiguous and aligned"));
+}
+
+TEST_F(CudnnBatchNorm, StridedImagesGoToOwnKernels) {  // operations pass contiguous ones
+  const Tensors inputs = inputs_of({4, 5, 8});
+  const auto normed = [&](Device device) {
+    const auto strided = [&](const Tensor& x) { return x.to(device).transpose(1, 2); };
+    const Tensor weight = ones({8}, {.device = device}), bias = zeros({8}, {.device = device});
+    const Tensor mean = empty_like(bias), rstd = empty_like(bias), dweight = empty_like(bias), dbias = empty_like(bias);
+    const Tensor x = strided(inputs[0]), y = strided(zeros({4, 5, 8})), dx = strided(zeros({4, 5, 8}));
+    kernel::batch_norm_training(x, weight, bias, y, mean, rstd, {});
+    kernel::batch_norm_backward(x, mean, rstd, weight, y, dx, dweight, dbias, true);
+    return cat({y.flatten(), dx.flatten(), dweight, dbias}, 0);
+  };
+  Tensor there;
+  const std::string lines = traced([&] { there = cpu(normed(gpu)); });
+  EXPECT_TRUE(contains(lines, "batch_norm on cuda:0: own kernels: images are not contiguous")) << lines;
+  EXPECT_TRUE(contains(lines, "batch_norm_backward on cuda:0: own kernels: images are not contiguous")) << lines;
+  const Tensor here = normed({});
+  for (std::int64_t i = 0; i < here.numel(); ++i) ASSERT_NEAR(there.at(i), here.at(i), 1e-5) << i;  // sums of 20 in f32
 }
 
 TEST_F(CudnnBatchNorm, CapturedStepsReplayPlans) {

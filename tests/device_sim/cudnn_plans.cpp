@@ -299,6 +299,20 @@ void compute(const BatchNormBackward& spec, const std::vector<Operand>& at) {
 
 // ---- the plan
 
+// What the library does with strides that nobody documents, as seen on an H100 with cuDNN 9.19: plans are built, images
+// are taken as they lie, a weight whose channels are not innermost is taken for one that lies in order. So whoever asks
+// for that gets wrong values here too.
+PlanTensor as_taken(const PlanSpec& spec, const NamedTensor& t) {
+  PlanTensor taken = t.tensor;
+  const bool convolution = std::holds_alternative<ConvForward>(spec) ||
+                           std::holds_alternative<ConvDataGradient>(spec) ||
+                           std::holds_alternative<ConvWeightGradient>(spec);
+  if (!convolution || (t.name != "weight" && t.name != "dweight") || taken.strides[1] == 1) return taken;
+  std::int64_t gapless = 1;
+  for (std::size_t d = 4; d-- > 0; gapless *= taken.dims[d]) taken.strides[d] = gapless;
+  return taken;
+}
+
 std::size_t workspace_of(const PlanSpec& spec) { return std::holds_alternative<SdpaForward>(spec) ? 0 : 4096; }
 
 // Whether every element may be read or written.
@@ -354,7 +368,7 @@ class SimulatedPlan : public Plan {
   void execute(cudaStream_t handle, std::span<void* const> pointers, void* workspace) const override {
     require(pointers.size() == tensors_.size(), "one pointer for each tensor");
     std::vector<Operand> operands;
-    for (std::size_t i = 0; i < pointers.size(); ++i) operands.push_back({tensors_[i].tensor, pointers[i]});
+    for (std::size_t i = 0; i < pointers.size(); ++i) operands.push_back({as_taken(spec_, tensors_[i]), pointers[i]});
     for (void* const p : pointers)
       require(reinterpret_cast<std::uintptr_t>(p) % 16 == 0, "pointers must be aligned to 16 bytes");
     simt::Call call("cudnnBackendExecute");

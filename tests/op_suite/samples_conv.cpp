@@ -25,6 +25,14 @@ void samples_conv(SampleMap& out) {
   out.push_back({"conv2d transposed views",
                  [](Inputs in) { return conv2d(in[0].t(), in[1].transpose(0, 1), in[2]); },
                  {normal({2, 3, 5, 6}), normal({3, 4, 3, 2}), normal({4})}, 40});
+  // In memory [batch, h, w, channels] and [out, kh, kw, channels]; where a result has one position, all lie so.
+  const auto channels_innermost = [](Inputs in) {
+    return conv2d(in[0].permute({0, 3, 1, 2}), in[1].permute({0, 3, 1, 2}), in[2]);
+  };
+  out.push_back({"conv2d channels innermost", channels_innermost,
+                 {normal({2, 5, 6, 8}), normal({16, 3, 2, 8}), normal({16})}, 80});
+  out.push_back({"conv2d channels innermost, one position", channels_innermost,
+                 {normal({3, 4, 3, 8}), normal({16, 4, 3, 8}), normal({16})}, 96});
 
   for (const auto& [name, activation] :
        {std::pair{"conv2d relu", Activation::relu}, std::pair{"conv2d gelu_erf", Activation::gelu_erf},
