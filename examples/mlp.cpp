@@ -70,7 +70,7 @@ void train(const Options& o) {
     if (o.zero1 && step == first) progress.line("mlp: " + parallel.optimizer_memory());
 
     const double rate = static_cast<double>((step + 1 - first) * o.batch) / seconds_since(start);
-    const StepReport report{step, loss, lr, grad_norm.item<double>(), rate, "images_per_s"};
+    const StepReport report{step, loss, lr, grad_norm.item<double>(), rate, "images_per_s", device};
     progress.update(report.progress(scaler));
     std::optional<Accuracy> test;
     if (parallel.first() && step + 1 == o.steps) {

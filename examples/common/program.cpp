@@ -167,7 +167,7 @@ void Progress::update(const Now& now) {
       fmt::format("{}  step {}/{}  loss {:.4f}  lr {:.2e}", what_, now.step + 1, steps_, now.loss, now.lr);
   if (now.items_per_s > 0) text += fmt::format("  {:.0f} {}", now.items_per_s, unit_);
   if (now.loss_scale > 0) text += fmt::format("  scale {:.0f} skipped {}", now.loss_scale, now.skipped);
-  text += "  " + binade::bytes_text(binade::memory_stats().peak_total);
+  text += "  " + binade::bytes_text(binade::memory_stats(now.device).peak_total);
   if (now.step == first_)
     start_ = last_;  // the first step is no measure
   else

@@ -75,6 +75,7 @@ class Progress {
     double loss_scale = 0;  // 0: no loss scaling
     std::int64_t skipped = 0;
     double items_per_s = 0;  // 0: none measured yet
+    binade::Device device;   // whose memory is told
   };
   Progress(std::string what, std::string unit, std::int64_t first_step, std::int64_t steps);
   void update(const Now& now);

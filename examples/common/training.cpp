@@ -76,7 +76,8 @@ Progress::Now StepReport::progress(const amp::GradScaler& scaler) const {
           .lr = lr,
           .loss_scale = scaler.enabled() ? scaler.get_scale() : 0,
           .skipped = scaler.skipped_steps(),
-          .items_per_s = items_per_s};
+          .items_per_s = items_per_s,
+          .device = device};
 }
 
 io::Metrics StepReport::metrics(const amp::GradScaler& scaler, std::optional<double> validation_loss) const {
@@ -86,7 +87,7 @@ io::Metrics StepReport::metrics(const amp::GradScaler& scaler, std::optional<dou
                   {"loss_scale", scaler.enabled() ? scaler.get_scale() : 1.0},
                   {"skipped", scaler.last_step_skipped()},
                   {rate_name, items_per_s},
-                  {"bytes_peak", static_cast<std::int64_t>(memory_stats().peak_total)}};
+                  {"bytes_peak", static_cast<std::int64_t>(memory_stats(device).peak_total)}};
   if (validation_loss) out.emplace_back("val_loss", *validation_loss);
   return out;
 }

@@ -30,6 +30,7 @@ struct StepReport {
   std::int64_t step = 0;
   double loss = 0, lr = 0, grad_norm = 0, items_per_s = 0;
   const char* rate_name = "items_per_s";
+  binade::Device device;
 
   Progress::Now progress(const binade::amp::GradScaler& scaler) const;
   binade::io::Metrics metrics(const binade::amp::GradScaler& scaler, std::optional<double> validation_loss) const;

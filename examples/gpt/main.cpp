@@ -101,7 +101,7 @@ void train(Options o) {
 
     training_seconds += seconds_since(start);
     const double rate = static_cast<double>((step + 1 - first) * o.batch * context) / training_seconds;
-    const StepReport report{step, loss_value, lr, grad_norm.item<double>(), rate, "tokens_per_s"};
+    const StepReport report{step, loss_value, lr, grad_norm.item<double>(), rate, "tokens_per_s", device};
     progress.update(report.progress(scaler));
     std::optional<double> evaluated;
     if (parallel.first() && (step + 1 == o.steps || (step + 1) % o.evaluate_every == 0)) {

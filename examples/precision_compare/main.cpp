@@ -99,7 +99,7 @@ extern "C" void on_interrupt(int) {
 
 class Display {  // one progress line per run
  public:
-  explicit Display(std::string unit) : unit_(std::move(unit)) {}
+  Display(std::string unit, Device device) : unit_(std::move(unit)), device_(device) {}
   ~Display() { end_run(); }
   Display(const Display&) = delete;
   Display& operator=(const Display&) = delete;
@@ -110,7 +110,7 @@ class Display {  // one progress line per run
       progress_.emplace(fmt::format("[{}/{}] {} seed {}", p.run + 1, p.runs, p.mode, p.seed), unit_ + "/s", 0, p.steps);
     }
     progress_->update({.step = p.step, .loss = p.loss, .lr = p.lr, .loss_scale = p.loss_scale, .skipped = p.skipped,
-                       .items_per_s = p.items_per_s});
+                       .items_per_s = p.items_per_s, .device = device_});
   }
   void end_run() {
     if (progress_) progress_->finish();
@@ -119,6 +119,7 @@ class Display {  // one progress line per run
 
  private:
   std::string unit_;
+  Device device_;
   std::optional<Progress> progress_;
 };
 
@@ -140,7 +141,7 @@ void compare_precisions(const Options& o) {
   options.first_seed = o.seed;
   options.observe = !o.no_observe;
   options.device = device_description(device);
-  Display display(options.unit);
+  Display display(options.unit, device);
   options.on_step = [&](const compare::Progress& p) { display.show(p); };
   options.on_numerics = [&](const std::string& text) {
     display.end_run();

@@ -85,12 +85,13 @@ TrainingRun::TrainingRun(const TaskFactory& factory, const Mode& mode, std::uint
   if (mode.parameters != DType::f32) task_.model.to(mode.parameters);
   if (mode.fp8) nn::use_fp8(task_.model, *mode.fp8);
   const Tensors parameters = task_.model.parameters();
+  if (!parameters.empty()) device_ = parameters.front().device();
   optimizer_ = options.optimizer ? options.optimizer(parameters, mode) : default_optimizer(parameters, mode, options.lr);
 }
 
 SeedRun TrainingRun::train() {
   const Tf32Scope tf32(mode_.tf32);
-  reset_peak_memory();
+  reset_peak_memory(device_);
   try {
     for (std::int64_t step = 0; step < options_.steps && run_.failure.empty(); ++step) {
       this->step(step);
@@ -102,7 +103,7 @@ SeedRun TrainingRun::train() {
   }
   run_.complete = run_.failure.empty() && std::ssize(run_.train_loss) == options_.steps;
   run_.skipped_steps = scaler_.skipped_steps();
-  run_.memory = memory_stats();
+  run_.memory = memory_stats(device_);
   return run_;
 }
 

@@ -36,6 +36,7 @@ class TrainingRun {
   Watchers watchers_;
   Task task_;
   amp::GradScaler scaler_;
+  Device device_;  // of the model
   std::unique_ptr<optim::Optimizer> optimizer_;
   SeedRun run_;
   double seconds_ = 0;         // of the steps that count
