@@ -1,5 +1,5 @@
-// Kernels over the rows of [rows, n] operands, contiguous or with one distance between all rows, one block per row: the operands as one parameter, and the
-// passes over a row that several families share.
+// Kernels over the rows of [rows, n] operands, contiguous or with one distance between all rows, one block per row: the
+// operands as one parameter, and the passes over a row that several families share.
 #pragma once
 #include "binade/cuda/kernels/block.h"
 #include "binade/cuda/kernels/operands.h"
